@@ -1,0 +1,1 @@
+"""Checkpoint folders: paths, tensors and JSON, never a module."""

@@ -1,0 +1,1 @@
+"""Evaluation: (module, benchmark) in, result rows out."""

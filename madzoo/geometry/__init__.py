@@ -1,0 +1,1 @@
+"""Geometry of a trained network: (module, batch) in, frozen record out."""

@@ -1,0 +1,1 @@
+"""Layers: small modules built on the operators; parameter names are the published ones."""

@@ -1,0 +1,1 @@
+"""Quantization: (module, batches) in, frozen record or new module out."""

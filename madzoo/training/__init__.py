@@ -1,0 +1,1 @@
+"""Training: a frozen recipe and one loop."""

@@ -1,0 +1,1 @@
+"""Workflows: the only room that composes the others; one function per command."""
