@@ -1,0 +1,101 @@
+"""The selective scan in plain PyTorch with nothing of size B D L N in memory.
+
+One exponential per step; the forward keeps one state in every eight, the backward recomputes the others. Time is the
+leading axis, so that a step reads contiguous memory. L length, B batch times groups, P channels of a group, N states.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["lean_scan"]
+
+STRIDE = 8  # states kept: L / STRIDE; states recomputed at a time: STRIDE
+
+
+def lean_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Scans with in-place steps and a backward written by hand.
+
+    Shapes:
+        u, dt: [B, D, L]. A: [D, N], real. B, C: [B, N, L] or [B, G, N, L]. returns y [B, D, L], last state [B, D, N].
+    """
+    batch, channels, length = u.shape
+    B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
+    groups = max(B.shape[1], C.shape[1])
+    B, C = (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
+    if reverse:
+        u, dt, B, C = (x.flip(-1) for x in (u, dt, B, C))
+    u_LBP, dt_LBP = (
+        x.unflatten(1, (groups, -1)).permute(3, 0, 1, 2).reshape(length, batch * groups, -1) for x in (u, dt)
+    )
+    B_LBN, C_LBN = (x.permute(3, 0, 1, 2).reshape(length, batch * groups, -1) for x in (B, C))
+    A_BPN = A.unflatten(0, (groups, -1))
+    A_BPN = A_BPN if groups == 1 else A_BPN.repeat(batch, 1, 1)
+    y_LBP, state = _LeanScan.apply(u_LBP.contiguous(), dt_LBP.contiguous(), A_BPN, B_LBN.contiguous(), C_LBN.contiguous())
+    y = y_LBP.reshape(length, batch, channels).permute(1, 2, 0)
+    return (y.flip(-1) if reverse else y), state.reshape(batch, channels, -1)
+
+
+class _LeanScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        state = u.new_zeros(*u.shape[1:], A.shape[-1])
+        drive, decay, y, kept = u * dt, torch.empty_like(state), torch.empty_like(u), []
+        for t in range(len(u)):
+            if t % STRIDE == 0:
+                kept.append(state.clone())
+            torch.mul(dt[t].unsqueeze(-1), A, out=decay).exp_()
+            state.mul_(decay).addcmul_(drive[t].unsqueeze(-1), B[t].unsqueeze(1))
+            torch.bmm(state, C[t].unsqueeze(-1), out=y[t].unsqueeze(-1))
+        ctx.save_for_backward(u, dt, A, B, C, *kept)
+        return y, state
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        inputs, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+            return _differentiable_backward(inputs, grads)
+        return _backward(*inputs, kept, *grads)
+
+
+def _backward(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, kept: tuple[Tensor, ...], grad_y: Tensor, grad_last: Tensor
+) -> tuple[Tensor, ...]:
+    grad_y, drive = grad_y.contiguous(), u * dt
+    grad_drive, grad_dt, grad_B, grad_C = (torch.empty_like(x) for x in (u, dt, B, C))
+    grad_state, grad_A, product = grad_last.clone(), torch.zeros_like(kept[0]), torch.empty_like(kept[0])
+    decay, states = kept[0].new_empty(STRIDE, *kept[0].shape), kept[0].new_empty(STRIDE + 1, *kept[0].shape)
+    for chunk in reversed(range(len(kept))):
+        steps = range(chunk * STRIDE, min((chunk + 1) * STRIDE, len(u)))
+        states[0] = kept[chunk]
+        torch.mul(dt[steps.start : steps.stop].unsqueeze(-1), A, out=decay[: len(steps)]).exp_()
+        for i, t in enumerate(steps):
+            torch.mul(decay[i], states[i], out=states[i + 1])
+            states[i + 1].addcmul_(drive[t].unsqueeze(-1), B[t].unsqueeze(1))
+        for i, t in reversed(list(enumerate(steps))):
+            grad_state.addcmul_(grad_y[t].unsqueeze(-1), C[t].unsqueeze(1))
+            torch.bmm(grad_y[t].unsqueeze(1), states[i + 1], out=grad_C[t].unsqueeze(1))
+            torch.bmm(drive[t].unsqueeze(1), grad_state, out=grad_B[t].unsqueeze(1))
+            torch.bmm(grad_state, B[t].unsqueeze(-1), out=grad_drive[t].unsqueeze(-1))
+            grad_state.mul_(decay[i])
+            # product = (dL/d decay) * decay, the gradient of dt A
+            torch.mul(grad_state, states[i], out=product)
+            grad_A.addcmul_(product, dt[t].unsqueeze(-1))
+            torch.sum(product.mul_(A), dim=-1, out=grad_dt[t])
+    grad_A = grad_A.sum(0, keepdim=True) if A.shape[0] == 1 else grad_A
+    return grad_drive * dt, grad_dt + grad_drive * u, grad_A, grad_B, grad_C
+
+
+def _differentiable_backward(inputs: tuple[Tensor, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    outputs = _out_of_place(*inputs)
+    return torch.autograd.grad(outputs, inputs, grads, create_graph=True, allow_unused=True)
+
+
+def _out_of_place(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    state, outputs = u.new_zeros(*u.shape[1:], A.shape[-1]), []
+    for t in range(len(u)):
+        drive_BPN = (u[t] * dt[t]).unsqueeze(-1) * B[t].unsqueeze(1)
+        state = torch.exp(dt[t].unsqueeze(-1) * A) * state + drive_BPN
+        outputs.append((state * C[t].unsqueeze(1)).sum(-1))
+    return torch.stack(outputs), state

@@ -1,0 +1,31 @@
+"""The selective scan as its recurrence is written: the reference every faster path is held against."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["reference_scan"]
+
+
+def reference_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    """Scans one position at a time; no tensor is written in place, so every transform and derivative order works.
+
+    Shapes:
+        u, dt: [B, D, L]. A: [D, N], real or complex. B, C: [D, N], [B, N, L] or [B, G, N, L] in A's dtype.
+        returns y [B, D, L] (real) and the last state [B, D, N].
+    """
+    state = u.new_zeros(u.shape[0], *A.shape).to(A.dtype)
+    outputs: list[Tensor] = [state.real] * u.shape[-1]
+    for t in reversed(range(u.shape[-1])) if reverse else range(u.shape[-1]):
+        dt_BD1 = dt[..., t].unsqueeze(-1)
+        drive = dt_BD1 * u[..., t].unsqueeze(-1) * _at(B, t, u.shape[1])
+        state = torch.exp(dt_BD1 * A) * state + drive
+        y_BD = (state * _at(C, t, u.shape[1])).sum(-1)
+        outputs[t] = 2 * y_BD.real if y_BD.is_complex() else y_BD
+    return torch.stack(outputs, dim=-1), state
+
+
+def _at(x: Tensor, t: int, channels: int) -> Tensor:
+    if x.dim() == 2:
+        return x
+    x_BGN = x[..., t].unsqueeze(1) if x.dim() == 3 else x[..., t]
+    return x_BGN.repeat_interleave(channels // x_BGN.shape[1], dim=1)
