@@ -1,7 +1,8 @@
 """The selective scan in plain PyTorch with nothing of size B D L N in memory.
 
 One exponential per step; the forward keeps one state in every eight, the backward recomputes the others. Time is the
-leading axis, so that a step reads contiguous memory. L length, B batch times groups, P channels of a group, N states.
+leading axis and channels the last, so that a step reads contiguous memory and every product runs along channels.
+L length, B batch times groups, N states, P channels of a group.
 """
 
 from typing import Any
@@ -30,24 +31,25 @@ def lean_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse
         x.unflatten(1, (groups, -1)).permute(3, 0, 1, 2).reshape(length, batch * groups, -1) for x in (u, dt)
     )
     B_LBN, C_LBN = (x.permute(3, 0, 1, 2).reshape(length, batch * groups, -1) for x in (B, C))
-    A_BPN = A.unflatten(0, (groups, -1))
-    A_BPN = A_BPN if groups == 1 else A_BPN.repeat(batch, 1, 1)
-    y_LBP, state = _LeanScan.apply(u_LBP.contiguous(), dt_LBP.contiguous(), A_BPN, B_LBN.contiguous(), C_LBN.contiguous())
+    A_BNP = A.unflatten(0, (groups, -1)).transpose(1, 2)
+    A_BNP = A_BNP if groups == 1 else A_BNP.repeat(batch, 1, 1)
+    inputs = (u_LBP, dt_LBP, A_BNP, B_LBN, C_LBN)
+    y_LBP, state_BNP = _LeanScan.apply(*(x.contiguous() for x in inputs))
     y = y_LBP.reshape(length, batch, channels).permute(1, 2, 0)
-    return (y.flip(-1) if reverse else y), state.reshape(batch, channels, -1)
+    return (y.flip(-1) if reverse else y), state_BNP.transpose(1, 2).reshape(batch, channels, -1)
 
 
 class _LeanScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        state = u.new_zeros(*u.shape[1:], A.shape[-1])
+        state = u.new_zeros(u.shape[1], *A.shape[1:])
         drive, decay, y, kept = u * dt, torch.empty_like(state), torch.empty_like(u), []
         for t in range(len(u)):
             if t % STRIDE == 0:
                 kept.append(state.clone())
-            torch.mul(dt[t].unsqueeze(-1), A, out=decay).exp_()
-            state.mul_(decay).addcmul_(drive[t].unsqueeze(-1), B[t].unsqueeze(1))
-            torch.bmm(state, C[t].unsqueeze(-1), out=y[t].unsqueeze(-1))
+            torch.mul(dt[t].unsqueeze(1), A, out=decay).exp_()
+            state.mul_(decay).addcmul_(drive[t].unsqueeze(1), B[t].unsqueeze(2))
+            torch.bmm(C[t].unsqueeze(1), state, out=y[t].unsqueeze(1))
         ctx.save_for_backward(u, dt, A, B, C, *kept)
         return y, state
 
@@ -67,22 +69,22 @@ def _backward(
     grad_state, grad_A, product = grad_last.clone(), torch.zeros_like(kept[0]), torch.empty_like(kept[0])
     decay, states = kept[0].new_empty(STRIDE, *kept[0].shape), kept[0].new_empty(STRIDE + 1, *kept[0].shape)
     for chunk in reversed(range(len(kept))):
-        steps = range(chunk * STRIDE, min((chunk + 1) * STRIDE, len(u)))
+        steps = list(enumerate(range(chunk * STRIDE, min((chunk + 1) * STRIDE, len(u)))))
         states[0] = kept[chunk]
-        torch.mul(dt[steps.start : steps.stop].unsqueeze(-1), A, out=decay[: len(steps)]).exp_()
-        for i, t in enumerate(steps):
-            torch.mul(decay[i], states[i], out=states[i + 1])
-            states[i + 1].addcmul_(drive[t].unsqueeze(-1), B[t].unsqueeze(1))
-        for i, t in reversed(list(enumerate(steps))):
-            grad_state.addcmul_(grad_y[t].unsqueeze(-1), C[t].unsqueeze(1))
-            torch.bmm(grad_y[t].unsqueeze(1), states[i + 1], out=grad_C[t].unsqueeze(1))
-            torch.bmm(drive[t].unsqueeze(1), grad_state, out=grad_B[t].unsqueeze(1))
-            torch.bmm(grad_state, B[t].unsqueeze(-1), out=grad_drive[t].unsqueeze(-1))
+        for i, t in steps:
+            torch.mul(dt[t].unsqueeze(1), A, out=decay[i]).exp_()
+            torch.mul(decay[i], states[i], out=states[i + 1]).addcmul_(drive[t].unsqueeze(1), B[t].unsqueeze(2))
+        for i, t in reversed(steps):
+            grad_state.addcmul_(grad_y[t].unsqueeze(1), C[t].unsqueeze(2))
+            # A product and a sum: three times as quick as the matrix-vector form along this axis.
+            torch.sum(torch.mul(states[i + 1], grad_y[t].unsqueeze(1), out=product), dim=-1, out=grad_C[t])
+            torch.sum(torch.mul(grad_state, drive[t].unsqueeze(1), out=product), dim=-1, out=grad_B[t])
+            torch.bmm(B[t].unsqueeze(1), grad_state, out=grad_drive[t].unsqueeze(1))
             grad_state.mul_(decay[i])
-            # product = (dL/d decay) * decay, the gradient of dt A
+            # Now product = (dL/d decay) decay, the gradient of dt A.
             torch.mul(grad_state, states[i], out=product)
-            grad_A.addcmul_(product, dt[t].unsqueeze(-1))
-            torch.sum(product.mul_(A), dim=-1, out=grad_dt[t])
+            grad_A.addcmul_(product, dt[t].unsqueeze(1))
+            torch.sum(product.mul_(A), dim=1, out=grad_dt[t])
     grad_A = grad_A.sum(0, keepdim=True) if A.shape[0] == 1 else grad_A
     return grad_drive * dt, grad_dt + grad_drive * u, grad_A, grad_B, grad_C
 
@@ -93,9 +95,9 @@ def _differentiable_backward(inputs: tuple[Tensor, ...], grads: tuple[Tensor, ..
 
 
 def _out_of_place(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    state, outputs = u.new_zeros(*u.shape[1:], A.shape[-1]), []
+    state, outputs = u.new_zeros(u.shape[1], *A.shape[1:]), []
     for t in range(len(u)):
-        drive_BPN = (u[t] * dt[t]).unsqueeze(-1) * B[t].unsqueeze(1)
-        state = torch.exp(dt[t].unsqueeze(-1) * A) * state + drive_BPN
-        outputs.append((state * C[t].unsqueeze(1)).sum(-1))
+        drive_BNP = (u[t] * dt[t]).unsqueeze(1) * B[t].unsqueeze(2)
+        state = torch.exp(dt[t].unsqueeze(1) * A) * state + drive_BNP
+        outputs.append((state * C[t].unsqueeze(2)).sum(1))
     return torch.stack(outputs), state

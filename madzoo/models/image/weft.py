@@ -1,0 +1,288 @@
+"""Weft: a small image family that weaves selective scans through a token grid, rows in one block, columns in the next.
+
+A convolutional stem (stride 4) makes the grid; each block adds a depthwise 3x3 convolution (which also tells
+positions apart), a bidirectional selective scan and an MLP. No position embedding: any image size works at call time.
+An architecture of this project; its scan is Mamba's (arXiv 2312.00752), its order of axes follows the weaver's.
+
+B batch, H height, W width, L = H W, D embed_dim, E = D channels of the scan, N d_state, R dt_rank.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from madzoo.errors import ShapeError
+from madzoo.layers.drop_path import DropPath
+from madzoo.layers.patch_embed import adapt_stem_weight
+from madzoo.ops.selective_scan import selective_scan
+from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
+from madzoo.registry import ModelSpec, PretrainedCfg, register_model
+
+__all__ = ["Weft", "WeftConfig"]
+
+STEM_STRIDE = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WeftConfig:
+    """Configures a Weft.
+
+    Attributes:
+        img_size: height and width the weights were made for; others work too.
+        scan: False removes the selective scan and keeps everything else, the ablation every SSM must beat.
+        mlp_ratio: hidden width of the MLP over embed_dim.
+        dt_min, dt_max: range of the initial step sizes.
+    """
+
+    img_size: int = 32
+    in_chans: int = 3
+    num_classes: int = 10
+    embed_dim: int = 128
+    depth: int = 4
+    d_state: int = 8
+    dt_rank: int = 8
+    mlp_ratio: float = 1.5
+    scan: bool = True
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("img_size", "in_chans", "depth", "d_state", "dt_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes must be at least 0, not {self.num_classes}.")
+        if self.embed_dim < 4 or self.embed_dim % 4:
+            raise ValueError(f"embed_dim must be a multiple of 4, not {self.embed_dim}.")
+        if self.mlp_ratio <= 0 or not 0 < self.dt_min <= self.dt_max:
+            raise ValueError("mlp_ratio must be positive and 0 < dt_min <= dt_max.")
+        if not (0 <= self.drop_rate < 1 and 0 <= self.drop_path_rate < 1):
+            raise ValueError("drop_rate and drop_path_rate must be in [0, 1).")
+
+
+class ScanDirection(nn.Module):
+    """Runs one selective scan over a sequence, with step sizes, B and C computed from the sequence itself.
+
+    Shapes:
+        [B, L, E] -> [B, L, E].
+    """
+
+    def __init__(self, dim: int, config: WeftConfig, *, reverse: bool) -> None:
+        super().__init__()
+        self.reverse = reverse
+        self.sizes = (config.dt_rank, config.d_state, config.d_state)
+        self.x_proj = nn.Linear(dim, sum(self.sizes), bias=False)
+        self.dt_proj = nn.Linear(config.dt_rank, dim)
+        self.A_log = nn.Parameter(torch.arange(1, config.d_state + 1).to(self.dt_proj.weight).log().repeat(dim, 1))
+        self.D = nn.Parameter(torch.ones(dim))
+        nn.init.uniform_(self.dt_proj.weight, -(config.dt_rank**-0.5), config.dt_rank**-0.5)
+        dt = torch.empty(dim).uniform_(math.log(config.dt_min), math.log(config.dt_max)).exp()
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+
+    def forward(self, x_BLE: Tensor) -> Tensor:
+        """Returns the scanned sequence."""
+        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BLE).split(self.sizes, dim=-1)
+        delta_BLE = F.linear(dt_BLR, self.dt_proj.weight)
+        B, C, u, delta = (x.transpose(1, 2) for x in (B_BLN, C_BLN, x_BLE, delta_BLE))
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        bias = self.dt_proj.bias
+        return selective_scan(
+            u, delta.to(u.dtype), A, B, C, self.D, delta_bias=bias, delta_softplus=True, reverse=self.reverse
+        ).transpose(1, 2)
+
+
+class WovenMixer(nn.Module):
+    """Mixes tokens along one route of the grid, in both directions, under one gate.
+
+    Shapes:
+        [B, H, W, D] -> [B, H, W, D].
+    """
+
+    def __init__(self, config: WeftConfig, *, route: str) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.route = route
+        self.in_proj = nn.Linear(dim, 2 * dim, bias=False)
+        reverses = (False, True) if config.scan else ()
+        self.directions = nn.ModuleList(ScanDirection(dim, config, reverse=r) for r in reverses)
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        """Returns the mixed grid."""
+        x, gate = self.in_proj(x_BHWD).chunk(2, dim=-1)
+        x = F.silu(x)
+        if self.directions:
+            sequence = to_sequence(x, route=self.route)
+            sequence = sum(scan(sequence) for scan in self.directions) / len(self.directions)
+            x = to_grid(sequence, *x.shape[1:3], route=self.route)
+        return self.out_proj(x * F.silu(gate))
+
+
+class WeftBlock(nn.Module):
+    """Adds a local convolution, a woven scan and an MLP to the stream, one after the other.
+
+    Shapes:
+        [B, H, W, D] -> [B, H, W, D].
+    """
+
+    def __init__(self, config: WeftConfig, *, route: str, drop_path: float) -> None:
+        super().__init__()
+        dim, hidden = config.embed_dim, int(config.embed_dim * config.mlp_ratio)
+        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.mixer = WovenMixer(config, route=route)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        """Returns the updated stream."""
+        x = x_BHWD + self.local(x_BHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Weft(nn.Module):
+    """Classifies images with woven selective scans.
+
+    Shapes:
+        forward: [B, in_chans, height, width] -> [B, num_classes]; height and width at least 4, in any proportion.
+
+    Cost: linear in the number of pixels.
+    """
+
+    task = "image-classification"
+
+    def __init__(self, config: WeftConfig) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.config = config
+        self.pretrained_cfg: dict[str, Any] = {}
+        self.num_classes, self.num_features, self.head_hidden_size = config.num_classes, dim, dim
+        self.grad_checkpointing = False
+        self.stem = nn.Sequential(
+            *_convolution(config.in_chans, dim // 4, stride=1),
+            nn.GELU(),
+            *_convolution(dim // 4, dim // 2, stride=2),
+            nn.GELU(),
+            *_convolution(dim // 2, dim, stride=2),
+        )
+        rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
+        self.blocks = nn.ModuleList(
+            WeftBlock(config, route=ROUTES[i % 2], drop_path=rate) for i, rate in enumerate(rates)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head_drop = nn.Dropout(config.drop_rate)
+        self.head: nn.Module = _make_head(dim, config.num_classes)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": STEM_STRIDE, "module": f"blocks.{i}"} for i in range(config.depth)
+        ]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised grid of tokens, [B, H, W, D]."""
+        if x.dim() != 4 or x.shape[1] != self.config.in_chans or min(x.shape[2:]) < STEM_STRIDE:
+            raise ShapeError(
+                "weft: the input is no batch of images of this model.",
+                asked=list(x.shape),
+                todo=f"[B, {self.config.in_chans}, height >= {STEM_STRIDE}, width >= {STEM_STRIDE}]",
+            )
+        x_BHWD = self.stem(x).permute(0, 2, 3, 1)
+        for block in self.blocks:
+            x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if self._recompute else block(x_BHWD)
+        return self.norm(x_BHWD)
+
+    def forward_head(self, x_BHWD: Tensor, pre_logits: bool = False) -> Tensor:
+        """Returns logits [B, num_classes], or the pooled features [B, D]."""
+        pooled_BD = self.head_drop(x_BHWD.mean((1, 2)))
+        return pooled_BD if pre_logits else self.head(pooled_BD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns logits."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the classification layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classification layer by a new one; 0 classes: features pass through.
+
+        Raises:
+            ShapeError: on a pooling other than "avg".
+        """
+        if global_pool not in (None, "avg"):
+            raise ShapeError(f"weft pools by 'avg' only, not {global_pool!r}.", asked=global_pool)
+        self.num_classes = num_classes
+        self.head = _make_head(self.num_features, num_classes).to(self.norm.weight)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass, to save memory."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of parameters that weight decay must leave alone: the scans' A_log and D."""
+        return {name for name, _ in self.named_parameters() if name.endswith(("A_log", ".D"))}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns timm's layer groups for layer-wise learning rates."""
+        return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)" if not coarse else r"^blocks"}
+
+    @property
+    def _recompute(self) -> bool:
+        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs)
+
+
+def _make_head(dim: int, num_classes: int) -> nn.Module:
+    return nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
+
+def _adapt_weights(state: dict[str, Tensor], source: WeftConfig, target: WeftConfig) -> dict[str, Tensor]:
+    state = dict(state)
+    if source.num_classes != target.num_classes:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    if source.in_chans != target.in_chans:
+        state["stem.0.weight"] = adapt_stem_weight(state["stem.0.weight"], target.in_chans)
+    return state
+
+
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+FASHION_MNIST = PretrainedCfg(
+    license="apache-2.0", dataset="fashion_mnist", input_size=(1, 28, 28), mean=(0.2860,), std=(0.3530,),
+    class_names=FASHION_CLASSES,
+)  # fmt: skip
+CIFAR10 = PretrainedCfg(
+    license="apache-2.0", dataset="cifar10", input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616), class_names=CIFAR10_CLASSES,
+)  # fmt: skip
+
+
+def _register(name: str, config: WeftConfig, weights: dict[str, PretrainedCfg]) -> None:
+    build: Callable[[WeftConfig], Weft] = Weft
+    register_model(
+        ModelSpec(
+            name=name, family="weft", task=Weft.task, config=config, build=build, weights=weights,
+            adapt_weights=_adapt_weights,
+        )
+    )  # fmt: skip
+
+
+_register("weft_micro_patch4_28", WeftConfig(img_size=28, in_chans=1), {"fashion_mnist": FASHION_MNIST})
+_register("weft_micro_patch4_32", WeftConfig(), {"cifar10": CIFAR10})
+_register("weft_tiny_patch4_64", WeftConfig(img_size=64, embed_dim=192, depth=6), {})
