@@ -1,0 +1,54 @@
+"""The head of a direct forecaster: all steps and all quantiles at once, from all tokens.
+
+Axes: B series, T tokens, D channels, H horizon, Q quantiles.
+"""
+
+from torch import Tensor, nn
+
+__all__ = ["QuantileHead"]
+
+
+class QuantileHead(nn.Module):
+    """Maps the tokens of a series to quantiles of its future, which never cross.
+
+    Args:
+        num_tokens: T.
+        d_model: D.
+        prediction_length: H.
+        num_quantiles: Q.
+        bottleneck: width of a hidden layer between tokens and forecast; 0 for none, one linear map.
+        dropout: probability of dropping a token feature.
+
+    The quantiles are sorted at the output: what is learned for level q is thus always the q-th of the set, and the
+    pinball loss is never larger after sorting than before.
+
+    Cost: T D H Q parameters, or bottleneck (T D + H Q).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        d_model: int,
+        prediction_length: int,
+        num_quantiles: int,
+        bottleneck: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shape = (prediction_length, num_quantiles)
+        width = num_tokens * d_model
+        self.dropout = nn.Dropout(dropout)
+        self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.GELU()) if bottleneck else nn.Identity()
+        self.projection = nn.Linear(bottleneck or width, prediction_length * num_quantiles)
+
+    def forward(self, x_BTD: Tensor, shift_BH: Tensor | None = None) -> Tensor:
+        """Returns sorted quantiles.
+
+        Shapes: x [B, T, D], shift [B, H] (added to every quantile) -> [B, H, Q].
+        """
+        hidden = self.bottleneck(self.dropout(x_BTD.flatten(1)))
+        y_BHQ = self.projection(hidden).unflatten(-1, self.shape)
+        if shift_BH is not None:
+            y_BHQ = y_BHQ + shift_BH.unsqueeze(-1)
+        return y_BHQ.sort(dim=-1).values

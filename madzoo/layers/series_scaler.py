@@ -1,0 +1,85 @@
+"""Scaling of a series by its own past, so that a model never meets units.
+
+Axes: B series, L length, H horizon, Q quantiles.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ScaledSeries", "SeriesScaler"]
+
+
+class ScaledSeries(NamedTuple):
+    """Holds a series without units.
+
+    Attributes:
+        values: [B, L], mean 0 and population standard deviation 1 over the observed steps, 0 where missing.
+        observed: [B, L], True where a finite value was given.
+        location, scale: [B, 1], in the units of the series; scale is 0 for a constant series.
+    """
+
+    values: Tensor
+    observed: Tensor
+    location: Tensor
+    scale: Tensor
+
+
+class SeriesScaler(nn.Module):
+    """Standardises each series over its observed steps, and brings forecasts back to its units.
+
+    Whatever is not finite counts as missing. Statistics are taken after subtracting the last observed value and
+    dividing by the largest magnitude left, so there is no epsilon: a series of size 1e12 or 1e-12 is treated
+    exactly like one of size 1, a constant series has scale 0 and is forecast as that constant, a series without any
+    observation as 0. The scaler sees the whole context, hence no model that uses it is causal.
+
+    Source: arXiv 2111.14865 (reversible instance normalisation), without its learned affine map.
+
+    Example:
+        >>> scaler = SeriesScaler()
+        >>> scaled = scaler(torch.tensor([[1e12, torch.nan, 3e12]]))
+        >>> scaled.values
+        tensor([[-1.,  0.,  1.]])
+        >>> scaler.restore(torch.tensor([[0.5]]), scaled)
+        tensor([[2.5000e+12]])
+    """
+
+    def forward(self, x: Tensor) -> ScaledSeries:
+        """Scales a batch of series.
+
+        Shapes: x [B, L] -> see :class:`ScaledSeries`.
+        """
+        observed = torch.isfinite(x)
+        x = torch.where(observed, x, 0)
+        # Halves, so that the distance between the two largest numbers of the dtype does not overflow.
+        half_anchor = 0.5 * x.gather(-1, _last(observed))
+        shifted = torch.where(observed, 0.5 * x - half_anchor, 0)
+        reach = shifted.abs().amax(-1, keepdim=True)
+        unit = shifted / torch.where(reach > 0, reach, 1)
+        count = observed.sum(-1, keepdim=True).clamp(min=1)
+        mean = unit.sum(-1, keepdim=True) / count
+        centred = torch.where(observed, unit - mean, 0)
+        deviation = (centred.square().sum(-1, keepdim=True) / count).sqrt()
+        values = centred / torch.where(deviation > 0, deviation, 1)
+        location, scale = _finite(2 * (half_anchor + reach * mean)), _finite(2 * reach * deviation)
+        return ScaledSeries(values, observed, location, scale)
+
+    def restore(self, y: Tensor, scaled: ScaledSeries) -> Tensor:
+        """Brings forecasts back to the units of their series; the result is finite.
+
+        Shapes: y [B, H] or [B, H, Q] -> the same, in the dtype of the series.
+        """
+        shape = (-1, *[1] * (y.ndim - 1))
+        location, scale = scaled.location.reshape(shape), scaled.scale.reshape(shape)
+        return _finite(location + scale * y.to(scale.dtype))
+
+
+def _last(observed: Tensor) -> Tensor:
+    steps = torch.arange(observed.shape[-1], device=observed.device)
+    return torch.where(observed, steps, 0).argmax(-1, keepdim=True)
+
+
+def _finite(x: Tensor) -> Tensor:
+    limit = torch.finfo(x.dtype).max
+    return x.clamp(-limit, limit)
