@@ -1,5 +1,6 @@
 """Small networks whose local dimension is known in closed form: name -> (build, sample shape, rows, P, rank)."""
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ def draw(case: Case, seed: int) -> tuple[nn.Module, Tensor]:
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU, bias: bool = True) -> nn.Sequential:
     """Builds Linear layers with an activation between them."""
     layers: list[nn.Module] = []
-    for d_in, d_out in zip(widths, widths[1:], strict=False):
+    for d_in, d_out in itertools.pairwise(widths):
         layers += [nn.Linear(d_in, d_out, bias=bias), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -54,9 +55,9 @@ class DeadUnit(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int], dead: int) -> None:
         super().__init__()
-        self.net = mlp(*widths)
-        with torch.no_grad():
-            self.net[0].bias[:dead] = -1e3
+        hidden = nn.Linear(*widths[:2])
+        nn.init.constant_(hidden.bias[:dead], -1e3)
+        self.net = nn.Sequential(hidden, nn.ReLU(), nn.Linear(*widths[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -91,7 +92,7 @@ class Attention(nn.Module):
 class Recurrent(nn.Module):
     """A torch recurrent layer and a linear read-out of every step."""
 
-    def __init__(self, cell: type[nn.RNNBase]) -> None:
+    def __init__(self, cell: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.cell, self.head = cell(2, 3, batch_first=True), nn.Linear(3, 2)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_rank_does_not_depend_on_the_callers_dtype_or_grad_mode() -> None:
     with torch.inference_mode():
         frozen = local_dimension(model.float(), x.float())
     assert frozen.rank == case.rank
-    assert float64_copy(model).kernel.C.dtype == torch.float64
+    assert float64_copy(model).get_parameter("kernel.C").dtype == torch.float64
 
 
 def test_thresholds_and_rtol() -> None:
@@ -178,6 +179,7 @@ def test_refusals() -> None:
         local_dimension(mlp(3, 2), [x])  # type: ignore[arg-type]
     with pytest.raises(DataError, match="finite"):
         local_dimension(mlp(3, 2), x * math.nan)
-    for wrong in ({"output": "logit"}, {"method": "gram"}, {"rtol": -1.0}):
+    wrongs: list[dict[str, Any]] = [{"output": "logit"}, {"method": "gram"}, {"rtol": -1.0}]
+    for wrong in wrongs:
         with pytest.raises(ConfigError):
             local_dimension(mlp(3, 2), x, **wrong)

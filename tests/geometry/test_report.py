@@ -1,6 +1,7 @@
 """The geometry report is plain JSON, complete, and identifies its inputs."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from madzoo.geometry import GeometryReport, report
 from madzoo.geometry.report import sample_sha256
 
 
-def measure(**changes: object) -> GeometryReport:
+def measure(**changes: Any) -> GeometryReport:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
     settings = {"output": "logits", "dataset": "toy", "split": "train", "seed": 0, "weights_sha256": "ab" * 32}
