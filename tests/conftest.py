@@ -1,0 +1,39 @@
+"""The ground every test stands on: one thread, private caches, no network."""
+
+import os
+import socket
+import tempfile
+
+import pytest
+
+# Above every other import: huggingface_hub, torch and matplotlib read their environment once.
+CACHE = tempfile.TemporaryDirectory(prefix="madzoo-tests-")
+os.environ |= {name: os.path.join(CACHE.name, name.lower()) for name in ("HF_HOME", "XDG_CACHE_HOME", "TORCH_HOME")}
+os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+os.environ |= {"MPLBACKEND": "agg", "MPLCONFIGDIR": os.path.join(CACHE.name, "matplotlib"), "OMP_NUM_THREADS": "1"}
+for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "MADZOO_DATA_DIR"):
+    os.environ.pop(variable, None)
+
+import torch  # noqa: E402
+
+from madzoo._torchvision_shim import ensure_torchvision  # noqa: E402
+
+torch.set_num_threads(1)
+ensure_torchvision()
+
+
+def pytest_unconfigure():
+    CACHE.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def only_loopback(monkeypatch):
+    """Refuses every connection that leaves this machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test reached for the network: {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
