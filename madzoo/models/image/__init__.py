@@ -1,1 +1,5 @@
 """Image families."""
+
+from madzoo.models.image import weft
+
+__all__ = ["weft"]

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from madzoo.errors import ShapeError
 from madzoo.layers.drop_path import DropPath
-from madzoo.layers.patch_embed import adapt_stem_weight
+from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
 from madzoo.registry import ModelSpec, PretrainedCfg, register_model

@@ -1,0 +1,79 @@
+"""Reads a data set of the catalog: from local Parquet files, or from the Hub and the web."""
+
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pyarrow.parquet as pq
+
+from madzoo.data.catalog import VALIDATION_ROWS, DatasetSpec, local_files
+from madzoo.data.images import ImageArrays, decode_images
+from madzoo.errors import ConfigError, DataError
+
+__all__ = ["load_image_split", "load_table"]
+
+
+def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None = None) -> ImageArrays:
+    """Returns a split of an image set, decoded.
+
+    The parts "train" and "validation" are the published training split less, and only, 5,000 rows drawn with seed 0;
+    "test" is the published test split.
+
+    Raises:
+        ConfigError: on an unknown split.
+        DataError: when files are missing or unreadable.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"there is no split {split!r}.", asked=split, looked="train, validation, test")
+    rows = _read_rows(spec, "test" if split == "test" else "train", folder)
+    data = decode_images(*rows, num_classes=spec.num_classes, channels=spec.channels)
+    if split == "test":
+        return data
+    kept, drawn = data.split(VALIDATION_ROWS, seed=0)
+    return kept if split == "train" else drawn
+
+
+def _read_rows(spec: DatasetSpec, split: str, folder: Path | str | None) -> tuple[list[bytes], list[int]]:
+    paths = local_files(spec, split, folder)
+    if paths is not None:
+        tables = [pq.read_table(path) for path in paths]
+        encoded = [cell["bytes"] for table in tables for cell in table["image"].to_pylist()]
+        return encoded, [label for table in tables for label in table["label"].to_pylist()]
+    published = _from_hub(spec, split)
+    image = next(name for name, kind in published.features.items() if isinstance(kind, datasets.Image))
+    raw = published.cast_column(image, datasets.Image(decode=False))
+    return [cell["bytes"] for cell in raw[image]], list(raw["label"])
+
+
+def _from_hub(spec: DatasetSpec, split: str) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(spec.hub_id, split=split)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{spec.name} could not be read from the Hub.",
+            asked=f"{spec.hub_id}, split {split}",
+            looked=str(error).splitlines()[0],
+            todo="--data-dir or MADZOO_DATA_DIR, a folder that holds it as Parquet",
+        ) from error
+
+
+def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.DataFrame:
+    """Returns a table of series: its time column first, then one float64 column a channel.
+
+    Raises:
+        DataError: when it is missing or unreadable.
+    """
+    paths = local_files(spec, "all", folder)
+    try:
+        if paths is not None:
+            return pd.read_parquet(paths[0])
+        if spec.url is None:
+            raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir or MADZOO_DATA_DIR")
+        return pd.read_csv(spec.url, parse_dates=[0], float_precision="round_trip")
+    except OSError as error:
+        raise DataError(
+            f"{spec.name} could not be read.",
+            asked=paths[0] if paths else spec.url,
+            looked=str(error),
+            todo="--data-dir or MADZOO_DATA_DIR, a folder that holds it as Parquet",
+        ) from error

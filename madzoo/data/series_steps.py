@@ -1,0 +1,77 @@
+"""Training batches of series as pure functions of (seed, step).
+
+B batch, L context, H horizon, C channels.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from madzoo.data.synthetic import synthetic_windows
+from madzoo.data.windows import Windows
+
+__all__ = ["SyntheticSteps", "WindowSteps"]
+
+FURTHEST = 20.0  # deviations; a rare explosion further out would own the gradient
+
+
+class WindowSteps:
+    """Gives the training batch of any step: windows in a new random order each epoch.
+
+    Args:
+        windows: of the training part.
+        batch_size: windows over all processes together; the incomplete last batch of an order is not used.
+        seed: of the order.
+        rank, world: this process gets every ``world``-th window of a batch, from ``rank`` on.
+    """
+
+    def __init__(self, windows: Windows, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.windows, self.batch_size, self.seed, self.rank, self.world = windows, batch_size, seed, rank, world
+        self.steps_per_epoch = len(windows) // batch_size
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Returns (past [B, L, C], future [B, H, C])."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.windows)))
+        chosen = self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+        return self.windows[torch.from_numpy(chosen[self.rank :: self.world].copy())]
+
+
+class SyntheticSteps:
+    """Gives fresh synthetic series at every step, in units of their own past's deviation.
+
+    Args:
+        context_length, prediction_length: L and H.
+        batch_size: series over all processes together.
+        steps_per_epoch: how many steps count as an epoch.
+        seed: of the generator.
+        rank, world: as in :class:`WindowSteps`.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_length: int,
+        prediction_length: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.context_length, self.prediction_length = context_length, prediction_length
+        self.count, self.seed, self.rank, self.world = batch_size // world, seed, rank, world
+        self.steps_per_epoch = steps_per_epoch
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Returns (past [B, L, 1], future [B, H, 1])."""
+        draw = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)[0]
+        past, future = synthetic_windows(
+            self.count,
+            context_length=self.context_length,
+            prediction_length=self.prediction_length,
+            seed=int(draw % 2**63),
+        )
+        return past, future.clamp(-FURTHEST, FURTHEST)
