@@ -25,7 +25,7 @@ FLOORS = [
     ["factory", "timm_registry"],
     ["hub"],
     ["workflows"],
-    ["cli", "scripts", "__init__", "assets"],
+    ["cli", "scripts", "__init__"],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
@@ -214,7 +214,7 @@ def test_third_parties_are_declared_dependencies():
 
 def test_packages_are_all_declared():
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    on_disk = {module_of(path) for path in PACKAGE.rglob("__init__.py")} | {"madzoo.assets", "madzoo.model_cards"}
+    on_disk = {module_of(path) for path in PACKAGE.rglob("__init__.py")} | {"madzoo.model_cards"}
     assert set(packages) == on_disk
 
 
