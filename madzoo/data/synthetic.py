@@ -61,9 +61,7 @@ def synthetic_series(count: int, length: int, *, seed: int) -> Tensor:
     return _with_gaps(draw, _complete_series(draw, length))
 
 
-def synthetic_windows(
-    count: int, *, context_length: int, prediction_length: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def synthetic_windows(count: int, *, context_length: int, prediction_length: int, seed: int) -> tuple[Tensor, Tensor]:
     """Returns training pairs: pasts with gaps and late beginnings, and complete futures.
 
     Both are scaled by the complete past of their series (mean 0, standard deviation 1), so that a loss in these units

@@ -107,7 +107,8 @@ class Windows:
     stop: int
 
     def __post_init__(self) -> None:
-        asked = f"rows {self.start} to {self.stop} of {len(self.values)}, L={self.context_length}, H={self.prediction_length}"
+        lengths = f"L={self.context_length}, H={self.prediction_length}"
+        asked = f"rows {self.start} to {self.stop} of {len(self.values)}, {lengths}"
         if self.stop > len(self.values):
             raise DataError("the table ends before the split does.", asked=asked)
         if 0 < self.start < self.context_length:

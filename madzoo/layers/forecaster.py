@@ -18,7 +18,7 @@ __all__ = ["Forecaster"]
 class Forecaster(nn.Module):
     """Gives a module ``forward(past_values [B, L, C]) -> quantiles [B, H, C, Q]`` the protocol of a forecaster.
 
-    A subclass sets the four attributes and ``forward``; NaN means missing, and all values are in the units of the input.
+    A subclass sets the four attributes and ``forward``; NaN means missing; values are in the units of the input.
 
     Attributes:
         context_length: steps of the past the model looks at; longer input is cropped, shorter is padded by NaN.

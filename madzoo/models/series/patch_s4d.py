@@ -130,8 +130,9 @@ class PatchS4D(Forecaster):
         )
         self.linear_skip: nn.Linear | None = None
         if config.linear_skip:
-            self.linear_skip = nn.Linear(config.context_length, config.prediction_length, bias=False)
-            nn.init.zeros_(self.linear_skip.weight)
+            skip = nn.Linear(config.context_length, config.prediction_length, bias=False)
+            nn.init.zeros_(skip.weight)
+            self.linear_skip = skip
 
     def forward(self, past_values: Tensor) -> Tensor:
         """Returns quantiles, see the class.
@@ -227,13 +228,14 @@ HORIZON_TENSORS = ("head.projection.weight", "head.projection.bias", "linear_ski
 ADAPTABLE = ("prediction_length", "dropout", "dt_min", "dt_max")
 
 
-def _adapt_weights(
-    state: Mapping[str, Tensor], source: PatchS4DConfig, target: PatchS4DConfig
-) -> dict[str, Tensor]:
+def _adapt_weights(state: Mapping[str, Tensor], source: PatchS4DConfig, target: PatchS4DConfig) -> dict[str, Tensor]:
     """Drops the head's tensors where the horizon changes; refuses every other change that the weights depend on."""
     names = [field.name for field in fields(source) if field.name not in ADAPTABLE]
-    changed = [f"{name}: {getattr(source, name)} -> {getattr(target, name)}" for name in names
-               if getattr(source, name) != getattr(target, name)]
+    changed = [
+        f"{name}: {getattr(source, name)} -> {getattr(target, name)}"
+        for name in names
+        if getattr(source, name) != getattr(target, name)
+    ]
     if changed:
         raise CheckpointError(
             "these weights fit no other configuration.",
