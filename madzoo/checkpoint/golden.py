@@ -41,7 +41,9 @@ def write_golden(
         CheckpointError: when the output is not finite, so that no replay could confirm it.
     """
     if not output.numel() or not torch.isfinite(output).all():
-        raise CheckpointError("a golden output must be finite and not empty.", asked=path, todo="another input, or other weights")
+        raise CheckpointError(
+            "a golden output must be finite and not empty.", asked=path, todo="another input, or other weights"
+        )
     metadata = {"tolerance": repr(tolerance), "weights_sha256": weights_sha256}
     write_weights(path, {"input": input, "output": output}, metadata=metadata)
 

@@ -153,9 +153,7 @@ def _misfit(misfits: Mapping[str, list[str]], owner: str, path: object) -> Check
     todo = "weights of this architecture and configuration; madzoo.model_info(name).config shows what it expects"
     if only_dtype:
         todo = "torch.set_default_dtype(torch.float64) before create_model, or a file stored in the model's dtype"
-    return CheckpointError(
-        f"the weights do not fit {owner}: {'; '.join(counts)}.", asked=owner, looked=path, todo=todo
-    )
+    return CheckpointError(f"the weights do not fit {owner}: {'; '.join(counts)}.", asked=owner, looked=path, todo=todo)
 
 
 def _some(names: list[str], count: int = 6) -> str:
