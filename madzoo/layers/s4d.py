@@ -76,7 +76,14 @@ class S4DKernel(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares that time has no unit: dt -> c dt, A -> A / c, C -> C / c keeps each channel's kernel."""
-        return [Symmetry(name="s4d.time_unit", dimension=len(self.log_dt), generators=_time_unit_tangents)]
+        return [
+            Symmetry(
+                name="s4d.time_unit",
+                dimension=len(self.log_dt),
+                generators=_time_unit_tangents,
+                transform=_change_time_unit,
+            )
+        ]
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(self.log_dt.dtype, torch.float32)
@@ -171,6 +178,17 @@ class S4D(nn.Module):
 
     def _misfit(self, x: Tensor, layout: str) -> ShapeError:
         return ShapeError("x does not fit S4D.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
+
+
+def _change_time_unit(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+    shrink = (-t).exp().unsqueeze(-1)
+    return {
+        **params,
+        "log_dt": params["log_dt"] + t,
+        "log_A_real": params["log_A_real"] - t.unsqueeze(-1),
+        "A_imag": params["A_imag"] * shrink,
+        "C": params["C"] * shrink.unsqueeze(-1),
+    }
 
 
 def _time_unit_tangents(params: Parameters) -> Iterator[dict[str, Tensor]]:

@@ -1,1 +1,24 @@
 """Operators: tensor in, tensor out. The reference stands beside every fast path; one dispatcher chooses."""
+
+from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discretize_zoh
+from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
+from madzoo.ops.long_conv import long_conv
+from madzoo.ops.scan import linear_scan
+from madzoo.ops.selective_scan import selective_scan
+from madzoo.ops.vandermonde import vandermonde
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_step",
+    "diagonal_init",
+    "discretize_bilinear",
+    "discretize_euler",
+    "discretize_zoh",
+    "hippo_matrix",
+    "linear_scan",
+    "long_conv",
+    "nplr",
+    "selective_scan",
+    "vandermonde",
+]

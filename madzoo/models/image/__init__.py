@@ -1,5 +1,5 @@
 """Image families."""
 
-from madzoo.models.image import weft
+from madzoo.models.image import vim, weft
 
-__all__ = ["weft"]
+__all__ = ["vim", "weft"]

@@ -22,6 +22,7 @@ from madzoo.layers.mamba import depthwise_conv1d, init_dt_proj, resolve_dt_rank,
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, input_output_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
+from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.registry import ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Parameters, Symmetry
 
@@ -282,14 +283,13 @@ class Vim(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self) -> None:
-        fan_in = self.patch_embed.proj.weight[0].numel()
-        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=fan_in**-0.5 / 0.87962566103423978)
-        nn.init.zeros_(self.patch_embed.proj.bias)
+        stem = self.patch_embed.proj
+        nn.init.trunc_normal_(stem.weight, std=stem.weight[0].numel() ** -0.5 / 0.87962566103423978)  # LeCun's
+        if stem.bias is not None:
+            nn.init.zeros_(stem.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         _init_head(self.head)
-        for layer in self.layers:
-            layer.mixer.out_proj.weight.div_(len(self.layers) ** 0.5)
 
 
 class VimBlock(nn.Module):
@@ -352,6 +352,8 @@ class VimMixer(nn.Module):
         init_dt_proj(self.dt_proj)
         # As published: the backward direction keeps a plain linear layer with bias 0, so its first steps are near 0.7.
         nn.init.zeros_(self.dt_proj_b.bias)
+        with torch.no_grad():
+            self.out_proj.weight.div_(config.depth**0.5)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns the mixed sequence."""
@@ -434,18 +436,10 @@ def adapt_weights(state: StateDict, source: VimConfig, target: VimConfig) -> Sta
         state = {key: value for key, value in state.items() if not key.startswith("head.")}
     stem = "patch_embed.proj.weight"
     if source.in_chans != target.in_chans:
-        state[stem] = _adapt_stem(state[stem], target.in_chans)
+        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
     if source.grid != target.grid:
         state["pos_embed"] = resample_around_middle(state["pos_embed"], source.grid, target.grid)
     return state
-
-
-def _adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
-    held = weight.shape[1]
-    if in_chans == 1:
-        return weight.sum(1, keepdim=True)
-    copies = weight.repeat(1, -(-in_chans // held), 1, 1)[:, :in_chans]
-    return copies * (held / in_chans)
 
 
 def _hustvl(repository: str, filename: str) -> dict[str, PretrainedCfg]:
