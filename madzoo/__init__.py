@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from madzoo import errors, evaluation, geometry, layers, ops, quantization
-    from madzoo.data.images import create_transform
+    from madzoo.data.transforms import create_transform
     from madzoo.factory import create_model, list_models, model_info
     from madzoo.workflows.forecast import forecast
 
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
         case "create_model" | "list_models" | "model_info":
             import madzoo.factory as home
         case "create_transform":
-            import madzoo.data.images as home
+            import madzoo.data.transforms as home
         case "forecast":
             import madzoo.workflows.forecast as home
         case _:
