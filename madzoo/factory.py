@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 import madzoo.models  # noqa: F401  # registers every architecture
 from madzoo._torchvision_shim import ensure_torchvision
-from madzoo.checkpoint.download import NETWORK, pull_file, pull_folder
+from madzoo.checkpoint.download import pull_file, pull_folder
 from madzoo.checkpoint.folder import GOLDEN_FILE, Checkpoint, read_folder
-from madzoo.checkpoint.foreign import is_own_file, read_foreign
+from madzoo.checkpoint.foreign import read_state
 from madzoo.checkpoint.golden import replay_golden
-from madzoo.checkpoint.resolve import Location, locate_weights, parse_name
-from madzoo.checkpoint.weights import check_fit, read_weights, sha256_of
+from madzoo.checkpoint.network import NETWORK_ERRORS
+from madzoo.checkpoint.preparation import with_image_keys
+from madzoo.checkpoint.resolve import Location, as_path, locate_weights, parse_name
+from madzoo.checkpoint.weights import check_fit, name_changes, sha256_of
 from madzoo.errors import (
     CheckpointError,
     ConfigError,
@@ -109,7 +111,7 @@ def create_model(
     """
     _check_flags(pretrained=pretrained, verify=verify)
     place = parse_name(name, revision=revision)
-    file, cache = _as_path("checkpoint_path", checkpoint_path), _as_path("cache_dir", cache_dir)
+    file, cache = as_path("checkpoint_path", checkpoint_path), as_path("cache_dir", cache_dir)
     if place.kind == "timm":
         if file is not None or verify:
             raise ConfigError("timm's models take neither checkpoint_path nor verify.", asked=name)
@@ -119,12 +121,13 @@ def create_model(
         raise ConfigError(
             "only loaded weights can be verified.", asked=f"{name} with verify=True", todo="pretrained=True"
         )
-    config = _configure(spec, overrides)
-    model = _build(spec, config)
+    config = _override(spec.config, overrides, owner=spec.full_name)
+    with _refusing(ConfigError, f"{spec.full_name} cannot be built", asked=config):
+        model = spec.build(config)
     if weights is not None:
-        changed = _load(model, spec, config, weights)
+        is_changed = _load(model, spec, config, weights)
         if verify:
-            _verify(model, weights, changed)
+            _verify(model, weights, is_changed=is_changed)
     _label(model, spec, config, weights)
     return model
 
@@ -287,100 +290,45 @@ def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, _Weights]:
     return found, weights
 
 
-def _configure(spec: ModelSpec, overrides: Mapping[str, Any]) -> Any:
-    return _override(spec.config, overrides, owner=spec.full_name)
-
-
 def _override(config: Any, values: Mapping[str, Any], *, owner: str) -> Any:
-    try:
+    with _refusing(ConfigError, "ill-valued option", asked=owner):
         return override_config(config, values, owner=owner)
-    except MadzooError:
-        raise
-    except FAILURES as error:
-        raise ConfigError(f"ill-valued option: {error}", asked=f"{owner} with {dict(values)}") from error
 
 
-def _build(spec: ModelSpec, config: Any) -> nn.Module:
-    try:
-        return spec.build(config)
-    except MadzooError:
-        raise
-    except FAILURES as error:
-        raise ConfigError(f"{spec.full_name} cannot be built: {error}", asked=config) from error
+def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights) -> bool:
+    """Loads the weights, adapted where the configuration asks for it, and tells whether any tensor changed."""
+    owner, path, expected = spec.full_name, weights.path, model.state_dict()
+    with _refusing(CheckpointError, f"the weights are not those of {owner}", asked=owner, looked=path):
+        stored = read_state(path, sha256=weights.sha256, remap=spec.remap_keys)
+        source = weights.config or (config if _same_shapes(stored, expected) else spec.config)
+        adapt = spec.adapt_weights if source != config else None
+        state = adapt(stored, source, config) if adapt else stored
+    load_strictly(model, state, owner=owner, path=path, may_miss=stored.keys() - state.keys())
+    changes = name_changes(stored, state, expected)
+    if changes:
+        told = "; ".join(f"{', '.join(names)} {phrase}" for phrase, names in changes.items())
+        logger.warning("%s with other options than its weights: %s", owner, told)
+    return bool(changes)
 
 
-def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights) -> list[str]:
-    """Loads the weights, adapted where the configuration asks for it; returns the names of changed tensors."""
-    stored = _read(weights, spec)
-    expected = model.state_dict()
-    fits = stored.keys() == expected.keys() and all(stored[name].shape == expected[name].shape for name in stored)
-    trained = weights.config or (config if fits else spec.config)
-    state = _adapt(stored, spec, trained, config, weights.path)
-    dropped = [name for name in stored if name not in state]
-    load_strictly(model, state, owner=spec.full_name, path=weights.path, may_miss=dropped)
-    fresh = [name for name in dropped if name in expected]
-    altered = [name for name in state if state[name] is not stored.get(name)]
-    gone = [name for name in dropped if name not in expected]
-    groups = {"initialised afresh": fresh, "left out": gone, "adapted": altered}
-    told = "; ".join(f"{', '.join(names)} {what}" for what, names in groups.items() if names)
-    if told:
-        logger.warning("%s with other options than its weights: %s", spec.full_name, told)
-    return [*dropped, *altered]
+def _same_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    return {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
 
 
-def _read(weights: _Weights, spec: ModelSpec) -> dict[str, Tensor]:
-    if is_own_file(weights.path):
-        return read_weights(weights.path, sha256=weights.sha256)
-    state = read_foreign(weights.path, sha256=weights.sha256)
-    try:
-        return spec.remap_keys(state) if spec.remap_keys else state
-    except MadzooError:
-        raise
-    except FAILURES as error:
-        raise _unfit(spec, weights.path, error) from error
-
-
-def _adapt(state: dict[str, Tensor], spec: ModelSpec, source: Any, target: Any, path: Path) -> Mapping[str, Tensor]:
-    if spec.adapt_weights is None or source == target:
-        return state
-    try:
-        return spec.adapt_weights(state, source, target)
-    except MadzooError:
-        raise
-    except FAILURES as error:
-        raise _unfit(spec, path, error) from error
-
-
-def _unfit(spec: ModelSpec, path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"the weights are not those of {spec.full_name}: {type(error).__name__} {error}.",
-        asked=spec.full_name,
-        looked=path,
-        todo="a file of this architecture",
-    )
-
-
-def _verify(model: nn.Module, weights: _Weights, changed: list[str]) -> None:
-    if changed:
+def _verify(model: nn.Module, weights: _Weights, *, is_changed: bool) -> None:
+    if is_changed:
         raise ConfigError("adapted weights cannot repeat the golden output.", asked="verify=True with overrides")
     if weights.golden is None:
         raise CheckpointError("these weights came without golden tensors.", asked="verify=True", looked=weights.path)
     like = next(model.parameters())
     if like.is_meta:
         raise ConfigError("a model on the meta device computes nothing.", asked="verify=True")
-    with _evaluating(model), torch.no_grad():
-        try:
-            replay_golden(lambda x: model(_cast(x, like)), weights.golden, weights_sha256=weights.cfg.sha256)
-        except MadzooError:
-            raise
-        except FAILURES as error:
-            raise CheckpointError(
-                f"the golden input fails: {error}", asked="verify=True", looked=weights.golden
-            ) from error
 
+    def answer(x: Tensor) -> Tensor:
+        return model(x.to(like) if x.is_floating_point() else x.to(like.device))
 
-def _cast(x: Tensor, like: Tensor) -> Tensor:
-    return x.to(like) if x.is_floating_point() else x.to(like.device)
+    with _evaluating(model), _refusing(CheckpointError, "the golden input fails", looked=weights.golden):
+        replay_golden(answer, weights.golden, weights_sha256=weights.cfg.sha256)
 
 
 @contextmanager
@@ -388,41 +336,33 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
+@contextmanager
+def _refusing(kind: type[MadzooError], why: str, **answers: Any) -> Iterator[None]:
+    try:
+        yield
+    except MadzooError:
+        raise
+    except FAILURES as error:
+        raise kind(f"{why}: {error}", **answers) from error
+
+
 def _label(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights | None) -> None:
     """Writes on the module what it is: ``madzoo_name`` and ``pretrained_cfg``, for images with timm's keys."""
-    cfg = (weights.cfg if weights else _preparation(spec)).to_dict()
-    family = getattr(model, "pretrained_cfg", None) or {}
-    model.madzoo_name = spec.full_name
-    model.pretrained_cfg = {**family, **cfg, "architecture": spec.name, "tag": spec.tag}
+    cfg = (weights.cfg if weights else _preparation(spec)).to_dict() | {"architecture": spec.name, "tag": spec.tag}
     if spec.task == "image-classification":
-        model.pretrained_cfg |= _image_keys(model.pretrained_cfg, config)
-
-
-def _image_keys(cfg: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    channels, size, classes = config.in_chans, config.img_size, config.num_classes
-    sizes = list(size) if isinstance(size, tuple) else [size, size]
-    names = cfg["class_names"]
-    return {
-        "hf_hub_id": cfg["hub_id"],
-        "num_classes": classes,
-        "input_size": [channels, *sizes],
-        "mean": _per_channel(cfg["mean"], channels),
-        "std": _per_channel(cfg["std"], channels),
-        "crop_mode": "center",
-        "class_names": names if names and len(names) == classes else None,
-    }
-
-
-def _per_channel(values: list[float] | None, channels: int) -> list[float] | None:
-    if not values or len(values) == channels:
-        return values
-    return [sum(values) / len(values)] * channels
+        sizes = {key: getattr(config, key) for key in ("in_chans", "img_size", "num_classes")}
+        cfg = with_image_keys(cfg, **sizes)
+    vars(model).update(
+        pretrained_cfg=(getattr(model, "pretrained_cfg", None) or {}) | cfg,
+        madzoo_name=spec.full_name,
+    )
 
 
 def _preparation(spec: ModelSpec) -> PretrainedCfg:
@@ -443,27 +383,15 @@ def _create_timm(name: str, pretrained: bool, cache: Path | None, overrides: Map
             looked="timm.list_models()",
             todo=nearest(name, timm.list_models()),
         )
-    try:
-        model = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **overrides)
-    except NETWORK as error:
-        raise DownloadError(f"timm could not fetch the weights: {error}", asked=f"timm/{name}") from error
-    except FAILURES as error:
-        raise ConfigError(f"timm refuses: {error}", asked=f"timm/{name} with {dict(overrides)}") from error
-    model.madzoo_name = f"timm/{name}"
+    with _refusing(ConfigError, "timm refuses", asked=f"timm/{name} with {dict(overrides)}"):
+        try:
+            model = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **overrides)
+        except NETWORK_ERRORS as error:
+            raise DownloadError(f"timm could not fetch the weights: {error}", asked=f"timm/{name}") from error
+    vars(model)["madzoo_name"] = f"timm/{name}"
     return model
 
 
 def _check_flags(*, pretrained: object, verify: object = False) -> None:
     if not isinstance(pretrained, bool | None) or not isinstance(verify, bool):
-        raise ConfigError(
-            "pretrained and verify are True or False.", asked=f"pretrained={pretrained!r}, verify={verify!r}"
-        )
-
-
-def _as_path(label: str, value: object) -> Path | None:
-    if value is None:
-        return None
-    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ConfigError(f"{label} is a path.", asked=f"{label}={value!r}")
-    return Path(text).expanduser()
+        raise ConfigError("these are True or False.", asked=f"pretrained={pretrained!r}, verify={verify!r}")

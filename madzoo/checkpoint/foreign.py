@@ -4,7 +4,7 @@ import argparse
 import logging
 import pickle
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from madzoo.checkpoint.weights import read_metadata, read_weights, sha256_of
 from madzoo.errors import CheckpointError
 
-__all__ = ["is_own_file", "read_foreign"]
+__all__ = ["read_foreign", "read_state"]
 
 STATE_KEYS = ("model", "model_ema", "state_dict")
 PREFIXES = ("module.", "_orig_mod.")
@@ -37,13 +37,24 @@ UNPICKLING = (
 logger = logging.getLogger(__name__)
 
 
-def is_own_file(path: Path) -> bool:
-    """Tells whether madzoo wrote this weight file, so that its names are those of the module.
+def read_state(
+    path: Path, *, sha256: str | None = None, remap: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+) -> dict[str, Tensor]:
+    """Reads a weight file of any kind; names in one that madzoo did not write go through ``remap``.
+
+    Args:
+        path: the file.
+        sha256: what it must hash to; None: not known.
+        remap: turns the authors' names and layouts into ours.
 
     Raises:
-        CheckpointError: when a ``.safetensors`` file is missing or damaged.
+        CheckpointError: when the file is missing, damaged, unsafe, not the one that was hashed, or no state dict.
     """
-    return path.suffix == SAFETENSORS and "architecture" in read_metadata(path)
+    is_own = path.suffix == SAFETENSORS and "architecture" in read_metadata(path)
+    if is_own:
+        return read_weights(path, sha256=sha256)
+    state = read_foreign(path, sha256=sha256)
+    return remap(state) if remap else state
 
 
 def read_foreign(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:

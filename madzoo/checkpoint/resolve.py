@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from madzoo.checkpoint.folder import WEIGHTS_FILE, bundled_root, find_bundled
 from madzoo.errors import CheckpointError, ConfigError, UnknownModelError
 
-__all__ = ["Location", "locate_weights", "parse_name"]
+__all__ = ["Location", "as_path", "locate_weights", "parse_name"]
 
 HUB, LOCAL, TIMM = "hf-hub:", "local-dir:", "timm/"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -107,6 +107,20 @@ def locate_weights(full_name: str, address: Mapping[str, Any], *, revision: str 
     )
 
 
+def as_path(label: str, value: object) -> Path | None:
+    """Returns a path argument as a Path, ``~`` expanded; None stays None.
+
+    Raises:
+        ConfigError: when it is no path.
+    """
+    if value is None:
+        return None
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ConfigError(f"{label} is a path.", asked=f"{label}={value!r}")
+    return Path(os.path.expanduser(text))
+
+
 def check_revision(revision: object) -> None:
     """Refuses what cannot be a branch, tag or commit.
 
@@ -126,9 +140,10 @@ def check_url(url: str) -> str:
         CheckpointError: on anything but https (http is left to this machine itself).
     """
     parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    if is_safe and Path(parts.path).name:
         return url
-    raise CheckpointError("a release file is fetched over https only.", asked=url)
+    raise CheckpointError("a release file has an https address that ends in its name.", asked=url)
 
 
 _EXAMPLES = "madzoo.list_models() shows every name; also hf-hub:org/repo, local-dir:path, timm/name"

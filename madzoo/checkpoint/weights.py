@@ -14,7 +14,7 @@ from torch import Tensor
 
 from madzoo.errors import CheckpointError
 
-__all__ = ["atomic_path", "check_fit", "read_metadata", "read_weights", "sha256_of", "write_weights"]
+__all__ = ["atomic_path", "check_fit", "name_changes", "read_metadata", "read_weights", "sha256_of", "write_weights"]
 
 LFS_POINTER = b"version https://git-lfs"
 METADATA_KEY = "madzoo"
@@ -145,6 +145,25 @@ def check_fit(
     }
     if any(misfits.values()):
         raise _misfit(misfits, owner, path)
+
+
+def name_changes(
+    stored: Mapping[str, Tensor], adapted: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, list[str]]:
+    """Returns what an adaptation did, as a phrase and the names it holds of; empty when nothing changed.
+
+    Args:
+        stored: the state dict before the adaptation.
+        adapted: after it; an untouched tensor is the same object.
+        expected: what the model holds.
+    """
+    dropped = [name for name in stored if name not in adapted]
+    changes = {
+        "initialised afresh": [name for name in dropped if name in expected],
+        "left out": [name for name in dropped if name not in expected],
+        "adapted": [name for name, tensor in adapted.items() if tensor is not stored.get(name)],
+    }
+    return {phrase: names for phrase, names in changes.items() if names}
 
 
 def _misfit(misfits: Mapping[str, list[str]], owner: str, path: object) -> CheckpointError:

@@ -1,0 +1,129 @@
+"""How to ask the network: whether at all, whom, how often; and what its errors mean to the person who asked."""
+
+import http.client
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.error import HTTPError as ReleaseError
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants, errors
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+from madzoo.checkpoint.resolve import Location
+from madzoo.errors import ConfigError, DownloadError
+
+__all__ = ["NETWORK_ERRORS", "endpoint", "is_offline", "is_unreachable", "persist", "refuse_offline", "translated"]
+
+PAUSES = (0.5, 1.0)  # seconds between the three tries of a request that a server failed to answer
+NETWORK_ERRORS = (HTTPError, errors.EntryNotFoundError, http.client.HTTPException, OSError)
+T = TypeVar("T")
+
+
+def endpoint() -> str:
+    """Returns the address of the Hub, from the environment as it is now; huggingface_hub reads it once, at import.
+
+    Raises:
+        ConfigError: when ``HF_ENDPOINT`` is no address.
+    """
+    address = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    if not urlsplit(address).hostname:
+        raise ConfigError("HF_ENDPOINT is no address.", asked=address, todo="https://huggingface.co")
+    return address.rstrip("/")
+
+
+def is_offline() -> bool:
+    """Tells whether ``HF_HUB_OFFLINE`` forbids the network, now or when huggingface_hub was imported."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or constants.HF_HUB_OFFLINE
+
+
+def refuse_offline() -> None:
+    """Raises huggingface_hub's OfflineModeIsEnabled where the network is forbidden."""
+    if is_offline():
+        raise errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+
+
+def persist(request: Callable[[], T]) -> T:
+    """Makes a request up to three times, as long as its failure may pass: no answer, half an answer, a 5xx."""
+    for pause in PAUSES:
+        try:
+            return request()
+        except NETWORK_ERRORS as error:
+            if not _may_pass(error):
+                raise
+            time.sleep(pause)
+    return request()
+
+
+def is_unreachable(error: BaseException | None) -> bool:
+    """Tells whether a request failed because nobody answered it, or only with a 5xx."""
+    return isinstance(error, HTTPError) and _may_pass(error)
+
+
+@contextmanager
+def translated(location: Location, folder: Path) -> Iterator[None]:
+    """Turns errors of the network inside the block into a DownloadError.
+
+    Args:
+        location: what is being fetched.
+        folder: where the cache keeps it.
+
+    Raises:
+        DownloadError: naming what was asked, everywhere it was looked for, and what to do.
+    """
+    try:
+        yield
+    except NETWORK_ERRORS as error:
+        source = location.url or f"{endpoint()}/{location.repo}"
+        at = f" at revision {location.revision or 'main'}" if location.repo else ""
+        raise DownloadError(
+            f"{location.file} could not be fetched: {_explain(error)}.",
+            asked=f"{location.file} of {location.repo or location.url}{at}",
+            looked="; ".join([*location.looked, f"cache {folder}", source]),
+            todo=_remedy(error),
+        ) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return False
+    status = _status(error)
+    if status is not None:
+        return status >= 500
+    is_short_file = type(error) is OSError and error.errno is None
+    return is_short_file or isinstance(error, HTTPError | http.client.HTTPException | ConnectionError | TimeoutError)
+
+
+def _status(error: Exception) -> int | None:
+    if isinstance(error, ReleaseError):
+        return error.code
+    return error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+        return f"it is not in the cache and {'HF_HUB_OFFLINE is set' if is_offline() else 'the Hub cannot be reached'}"
+    kinds = {
+        errors.GatedRepoError: "its terms must be accepted first",
+        errors.RepositoryNotFoundError: "there is no such repository, or it is private",
+        errors.RevisionNotFoundError: "there is no such revision",
+        errors.EntryNotFoundError: "the repository holds no such file",
+    }
+    for kind, why in kinds.items():
+        if isinstance(error, kind):
+            return why
+    status = _status(error)
+    return f"the server answered {status}" if status else (str(error) or type(error).__name__).rstrip(".")
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, errors.OfflineModeIsEnabled) or is_offline():
+        return "unset HF_HUB_OFFLINE once, or checkpoint_path=FILE"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "check its name; hf auth login for a private or gated one"
+    if isinstance(error, errors.RevisionNotFoundError | errors.RemoteEntryNotFoundError):
+        return "another revision, or checkpoint_path=FILE"
+    return "again later, or checkpoint_path=FILE"
