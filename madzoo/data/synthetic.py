@@ -39,7 +39,7 @@ MIN_HISTORY = 12
 
 
 def synthetic_series(count: int, length: int, *, seed: int) -> Tensor:
-    """Returns random series, standardised, with gaps and late beginnings (NaN) in about a third of them.
+    """Returns random series, standardised, with gaps and late beginnings (NaN) in about two fifths of them.
 
     Shapes: -> [count, length], float32.
 
@@ -123,7 +123,7 @@ def _complete_series(draw: _Draw, length: int) -> Tensor:
     season = _standard(_season(draw, length))
     noise = _standard(_gaussian_process(draw, length))
     noise = noise * torch.exp(draw.strength(0.2, 0.4, 0.3) * season)
-    x = draw.strength(0.93, 1.0, 0.8) * season + draw.strength(1.0, 0.6, 1.1) * noise
+    x = draw.strength(0.87, 1.0, 0.8) * season + draw.strength(1.0, 0.6, 1.1) * noise
     x = x + draw.strength(0.35, 1.0, 0.9) * _trend(draw, length)
     x = x + draw.strength(0.15, 1.0, 0.5) * _level_shifts(draw, length)
     x = _distort(draw, _standard(x))
@@ -132,15 +132,16 @@ def _complete_series(draw: _Draw, length: int) -> Tensor:
 
 
 def _season(draw: _Draw, length: int) -> Tensor:
-    """A short cycle under a long one: modulated in size, drifting in shape, at times wobbling in phase."""
+    """A short cycle under a long one: of changing size and shape, another shape at week-ends, at times wobbling."""
     period, companion = _periods(draw)
-    wobble = draw.strength(0.12, 0.3, 0.7) * draw.slow(length, 12)
-    cycles = torch.arange(length) / period + draw.uniform(0, 1) + wobble
-    morph = torch.sigmoid(3 * draw.slow(length, 4)) * draw.chance(0.5)
-    day = torch.lerp(_read(_profile(draw), cycles), _read(_profile(draw), cycles), morph)
-    week = _read(_weekly(draw), torch.arange(length) / companion + draw.uniform(0, 1))
-    size = torch.exp(draw.uniform(0, 0.5) * draw.slow(length, 8) + draw.uniform(0, 0.5) * draw.slow(length, 48))
-    return size * day * (1 + draw.strength(0.4, 0.3, 0.5) * week) + draw.strength(0.5, 0.5, 0.8) * week
+    steps = torch.arange(length) + (draw.uniform(0, 1) * companion).floor()
+    cycles = steps / period + draw.strength(0.12, 0.3, 0.7) * draw.slow(length, 12)
+    week = _read(_weekly(draw), steps / companion)
+    other = torch.where(draw.chance(0.4), 3 * week, 3 * draw.slow(length, 4))
+    other = torch.sigmoid(other) * draw.chance(0.55)
+    day = torch.lerp(_read(_profile(draw), cycles), _read(_profile(draw), cycles), other)
+    size = draw.strength(0.5, 0.2, 0.6) * draw.slow(length, 8) + draw.strength(0.5, 0.2, 0.6) * draw.slow(length, 48)
+    return size.exp() * day * (1 + draw.strength(0.4, 0.3, 0.5) * week) + draw.strength(0.5, 0.5, 0.8) * week
 
 
 def _periods(draw: _Draw) -> tuple[Tensor, Tensor]:
@@ -183,7 +184,7 @@ def _gaussian_process(draw: _Draw, length: int) -> Tensor:
     memory = torch.exp(draw.uniform(0, math.log(200.0)))
     ou = 1 / (1 + (2 * math.pi * frequency * memory) ** 2)
     wander = torch.exp(-draw.uniform(1.0, 3.5) * frequency.log())
-    shares = torch.exp(1.5 * draw.normal(3))
+    shares = torch.exp(2.5 * draw.normal(3))
     power = shares[:, :1] / length
     for share, spectrum in ((shares[:, 1:2], ou), (shares[:, 2:], wander)):
         power = power + share * spectrum / spectrum.sum(1, keepdim=True)
@@ -193,7 +194,8 @@ def _gaussian_process(draw: _Draw, length: int) -> Tensor:
 
 def _trend(draw: _Draw, length: int) -> Tensor:
     line = torch.linspace(-1.7, 1.7, length) * torch.where(draw.chance(0.5), -1, 1)
-    return torch.where(draw.chance(0.4), line + draw.slow(length, 4), line)
+    bends = torch.where(draw.chance(0.5), draw.slow(length, 4), draw.slow(length, 24).cumsum(1) / 24)
+    return torch.where(draw.chance(0.5), line + _standard(bends), line)
 
 
 def _level_shifts(draw: _Draw, length: int, most: int = 3) -> Tensor:
@@ -224,7 +226,7 @@ def _mix(draw: _Draw, x: Tensor) -> Tensor:
 
 
 def _with_gaps(draw: _Draw, x: Tensor) -> Tensor:
-    """Hides single steps, blocks, and in a fifth of the series all but a recent part."""
+    """Hides single steps, blocks, and in a quarter of the series all but a recent part."""
     length = x.shape[1]
     steps = torch.arange(length)
     single = draw.uniform(0, 1, length) < draw.uniform(0, 0.4) * draw.chance(0.06)
@@ -232,7 +234,7 @@ def _with_gaps(draw: _Draw, x: Tensor) -> Tensor:
     block = (steps >= start) & (steps < start + width)
     shortest = math.log(min(MIN_HISTORY, length))
     history = torch.exp(draw.uniform(shortest, math.log(length)))
-    early = (steps < length - history) & draw.chance(0.22)
+    early = (steps < length - history) & draw.chance(0.28)
     return x.masked_fill(single | block | early, torch.nan)
 
 
