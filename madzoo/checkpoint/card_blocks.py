@@ -1,0 +1,210 @@
+"""The generated blocks of a card, each a pure function of the folder's records to Markdown."""
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from madzoo.checkpoint.card_records import CardRecords, Evaluation, Row
+
+__all__ = ["BLOCKS", "HEADINGS"]
+
+FRACTIONS = {"top1": "top-1", "top5": "top-5"}
+LABELS = FRACTIONS | {"mse": "MSE", "mae": "MAE", "nll": "NLL (nats)", "ece": "ECE"}
+QUANTIZATION_PLOT = "quantization.png"
+NO_ERROR = "The windows of one series overlap, so no standard error is given."
+
+
+def summary(records: CardRecords) -> str:
+    """Says what the model is."""
+    cfg = records.config.pretrained_cfg
+    what = {"image-classification": "classifies images", "time-series-forecasting": "forecasts time series"}[
+        records.task
+    ]
+    size = f", {records.geometry.params.total:,} parameters" if records.geometry else ""
+    trained = f", trained on {cfg['dataset']}" if cfg.get("dataset") else ""
+    lines = [f"`{records.name}` {what}: a model of the madzoo library{size}{trained}."]
+    if cfg.get("input_size"):
+        channels, height, width = cfg["input_size"]
+        lines.append(
+            f"Input {channels} x {height} x {width}; {len(cfg.get('class_names') or ()) or 'unnamed'} classes."
+        )
+    if cfg.get("source"):
+        lines.append(f"Published at {cfg['source']}.")
+    return "\n".join(lines)
+
+
+def usage(records: CardRecords) -> str:
+    """Shows the shortest useful call."""
+    if records.task == "image-classification":
+        code = (
+            f'model = madzoo.create_model("{records.name}", pretrained=True).eval()\n'
+            'image = madzoo.create_transform(model)(Image.open("picture.png"))\n'
+            "probabilities = model(image[None]).softmax(-1)"
+        )
+        code = f"from PIL import Image\n\n{code}"
+    else:
+        code = (
+            'table = pandas.read_csv("series.csv", parse_dates=["timestamp"])\n'
+            f'forecast = madzoo.forecast("{records.name}", table, prediction_length=24)\n'
+            'print(forecast[["timestamp", "0.1", "0.5", "0.9"]])'
+        )
+        code = f"import pandas\n\n{code}"
+    return f"```python\nimport madzoo\n{code}\n```"
+
+
+def results(records: CardRecords) -> str:
+    """Tabulates the metrics, with the same recipe under other seeds, ablations and baselines beside them."""
+    if records.evaluation is None or not records.evaluation.rows:
+        return "Not evaluated yet."
+    parts = []
+    for row in records.evaluation.rows:
+        parts += [_results_table(records.evaluation, row), _how(records, row)]
+    return "\n\n".join(parts)
+
+
+def geometry(records: CardRecords) -> str:
+    """States the rank, the sample it was measured on, and what it does not say."""
+    if (report := records.geometry) is None:
+        return "Not measured yet."
+    found, data = report.measured, report.data
+    seed = "" if data.seed is None else f", drawn with seed {data.seed}"
+    bound = f"≥ {found.rank} ({found.rows} rows)" if found.row_limited else str(found.rank)
+    text = (
+        f"Local dimension: **{bound}** of {report.params.total:,} parameters. It is the rank of the Jacobian of the "
+        f"{report.output} with respect to all parameters, in {report.dtype}, on {data.n} samples of {data.dataset} "
+        f"({data.split}{seed}); every element of the output is a row."
+    )
+    if found.row_limited:
+        text += " The sample limits this rank: it is a lower bound, not the dimension."
+    table = {
+        "rows": f"{found.rows:,}",
+        "largest singular value": _number(found.sigma_max),
+        "last counted": _number(found.sigma_r),
+        "first not counted": _number(found.sigma_next),
+        "gap (decades)": _number(found.gap_decades),
+        **{f"rank at {key} of the largest": f"{value:,}" for key, value in found.rank_at.items()},
+    }
+    return f"{text}\n\n{_table([list(table), list(table.values())])}"
+
+
+def quantization(records: CardRecords) -> str:
+    """Tabulates the metric after rounding all weights."""
+    if (report := records.quantization) is None:
+        return "Not measured yet."
+    show = _percent if report.metric in FRACTIONS else _number
+    label = LABELS.get(report.metric, report.metric)
+    seed = "" if report.seed is None else f", drawn with seed {report.seed}"
+    lines = [["bits", label, "loss against float32"], ["32", show(report.reference), ""]]
+    for entry in report.entries:
+        error = "" if entry.drop_standard_error is None else f" ± {show(entry.drop_standard_error)}"
+        lines.append([str(entry.bits), show(entry.value), show(entry.drop) + error])
+    paired = any(entry.drop_standard_error is not None for entry in report.entries)
+    text = (
+        f"{label} after rounding every weight ({report.tensors} tensors, norms and biases too; symmetric, one scale "
+        "per output channel, nothing retrained, activations left as they are), "
+        f"on {report.n:,} samples of {report.dataset} ({report.split}{seed}). "
+        + ("± is one standard error of the paired difference." if paired else NO_ERROR)
+    )
+    plot = f"\n\n![{label} against bits]({QUANTIZATION_PLOT})" if QUANTIZATION_PLOT in records.plots else ""
+    return f"{text}\n\n{_table(lines)}{plot}"
+
+
+def provenance(records: CardRecords) -> str:
+    """Lists licence, training data and hashes."""
+    cfg = records.config.pretrained_cfg
+    lines = {
+        "licence of the weights": cfg.get("license") or "not stated",
+        "training data": cfg.get("dataset") or "not stated",
+        "sha256 of model.safetensors": f"`{records.weights_sha256}`",
+        "written by": f"madzoo {records.config.madzoo_version}",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+
+
+BLOCKS: Mapping[str, Callable[[CardRecords], str]] = {
+    "summary": summary,
+    "usage": usage,
+    "results": results,
+    "geometry": geometry,
+    "quantization": quantization,
+    "provenance": provenance,
+}
+HEADINGS = {
+    "summary": "",
+    "usage": "How to use it",
+    "results": "Results",
+    "geometry": "Geometry",
+    "quantization": "Quantization",
+    "provenance": "Training data, licence and caveats",
+}
+
+
+def _results_table(evaluation: Evaluation, row: Row) -> str:
+    names = list(row.metrics)
+    lines = [["", *(LABELS.get(name, name) for name in names), "n", "seed"]]
+    lines.append(_line("**this checkpoint**", row, names))
+    siblings = [other for other in evaluation.other_seeds if _same(row, other)]
+    lines += [_line("same recipe", other, names) for other in siblings]
+    if siblings:
+        lines.append(_mean_line([row, *siblings], names))
+    lines += [_line(other.model, other, names) for other in evaluation.ablations if _same(row, other)]
+    for baseline, metrics in row.baselines.items():
+        cells = [_show(name, metrics.get(name)) for name in names]
+        lines.append([f"baseline: {baseline.replace('_', ' ')}", *cells, f"{row.n:,}", ""])
+    return f"{_title(row)}\n\n{_table(lines)}"
+
+
+def _line(label: str, row: Row, names: list[str]) -> list[str]:
+    cells = []
+    for name in names:
+        interval = row.intervals.get(name)
+        between = f" [{', '.join(_show(name, edge) for edge in interval)}]" if interval else ""
+        cells.append(_show(name, row.metrics.get(name)) + between)
+    return [label, *cells, f"{row.n:,}", "" if row.seed is None else str(row.seed)]
+
+
+def _mean_line(rows: list[Row], names: list[str]) -> list[str]:
+    cells = []
+    for name in names:
+        values = [row.metrics[name] for row in rows if name in row.metrics]
+        spread = f" ± {_show(name, statistics.stdev(values))}" if len(values) > 1 else ""
+        cells.append(_show(name, statistics.fmean(values)) + spread)
+    return [f"**mean ± sd of {len(rows)} seeds**", *cells, f"{rows[0].n:,}", ""]
+
+
+def _title(row: Row) -> str:
+    horizon = f", horizon {row.settings['horizon']}" if "horizon" in row.settings else ""
+    return f"{row.dataset}, {row.split}{horizon}:"
+
+
+def _how(records: CardRecords, row: Row) -> str:
+    split = "" if row.split == "test" else f" --split {row.split}"
+    lines = [f"Reproduce: `madzoo evaluate {records.name} {row.dataset}{split}`."]
+    if row.intervals:
+        lines.append("Brackets: 95 % Wilson interval.")
+    if row.configurations_tested is not None:
+        many = "configuration" if row.configurations_tested == 1 else "configurations"
+        lines.append(f"{row.configurations_tested} {many} of this model ever met this split.")
+    return " ".join(lines)
+
+
+def _same(row: Row, other: Row) -> bool:
+    keys = [(r.dataset, r.split, r.settings.get("horizon")) for r in (row, other)]
+    return keys[0] == keys[1]
+
+
+def _show(name: str, value: float | None) -> str:
+    return _percent(value) if name in FRACTIONS else _number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _table(lines: list[list[str]]) -> str:
+    header, *body = lines
+    return "\n".join(["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]])

@@ -1,0 +1,119 @@
+"""A small checkpoint folder with all its reports, made by hand for the tests of cards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from madzoo.checkpoint.folder import write_folder
+
+__all__ = ["geometry", "make_folder", "quantization", "row", "write_json"]
+
+NAME = "toy_nano_8.shapes"
+
+
+def make_folder(path: Path, *, image: bool = True, reports: bool = True) -> str:
+    """Writes a folder and returns the sha256 of its weights."""
+    cfg: dict[str, Any] = {"license": "apache-2.0", "dataset": "shapes", "class_names": ["round", "square"]}
+    cfg["input_size"] = [1, 8, 8] if image else None
+    checkpoint = write_folder(
+        path, architecture=NAME, model_args={}, pretrained_cfg=cfg, state={"weight": torch.arange(6.0).view(2, 3)}
+    )
+    sha256 = str(checkpoint.sha256)
+    if reports:
+        write_json(path / "geometry.json", geometry(sha256))
+        write_json(path / "quantization.json", quantization(sha256))
+        evaluation = {"schema": 1, "weights_sha256": sha256, "rows": [row(sha256, image=image)]}
+        write_json(path / "evaluation.json", evaluation)
+    return sha256
+
+
+def row(sha256: str, *, image: bool = True, **changes: Any) -> dict[str, Any]:
+    """Returns a result row as evaluation.json holds it."""
+    metrics = {"top1": 0.9253, "nll": 0.21} if image else {"mse": 0.361234, "mae": 0.38}
+    values = {
+        "model": NAME,
+        "weights_sha256": sha256,
+        "dataset": "shapes",
+        "split": "test",
+        "n": 10000,
+        "metrics": metrics,
+        "intervals": {"top1": [0.92, 0.93]} if image else {},
+        "baselines": {} if image else {"seasonal_naive": {"mse": 0.5123, "mae": 0.433}},
+        "seed": 0,
+        "settings": {"hub_id": "someone/shapes"} if image else {"horizon": 96},
+        "data_fingerprint": "00" * 32,
+        "versions": {"torch": "2"},
+        "configurations_tested": 1,
+        "seconds": 1.5,
+    }
+    return values | changes
+
+
+def geometry(sha256: str, *, rank: int = 160, rows: int = 160) -> dict[str, Any]:
+    """Returns a geometry report as geometry.json holds it."""
+    limited = rank == rows
+    return {
+        "schema": 1,
+        "weights_sha256": sha256,
+        "output": "logits",
+        "dtype": "float64",
+        "data": {
+            "dataset": "shapes",
+            "split": "validation",
+            "n": 16,
+            "seed": 0,
+            "sha256": "11" * 32,
+            "fingerprint": None,
+        },
+        "params": {"total": 12345, "trainable": 12345},
+        "measured": {
+            "rank": rank,
+            "rows": rows,
+            "row_limited": limited,
+            "sigma_max": 12.5,
+            "sigma_r": 1e-05,
+            "sigma_next": None if limited else 1e-16,
+            "gap_decades": None if limited else 11.0,
+            "rank_at": {"1e-10": rank, "1e-6": rank, "1e-3": rank - 3},
+            "rtol": 1e-12,
+            "method": "qr",
+        },
+        "cost": {"seconds": 1.0, "threads": 1, "torch": "2"},
+    }
+
+
+def quantization(sha256: str, *, metric: str = "top1") -> dict[str, Any]:
+    """Returns a sensitivity report as quantization.json holds it."""
+    error = 0.001 if metric == "top1" else None
+    values = {8: 0.925, 6: 0.92, 4: 0.9, 3: 0.5, 2: None}
+    entries = [
+        {"bits": b, "value": v, "drop": None if v is None else 0.9253 - v, "drop_standard_error": v and error}
+        for b, v in values.items()
+    ]
+    return {
+        "schema": 1,
+        "weights_sha256": sha256,
+        "metric": metric,
+        "higher_is_better": metric == "top1",
+        "reference": 0.9253,
+        "reference_standard_error": error,
+        "n": 5000,
+        "entries": entries,
+        "policy": "rtn",
+        "tensors": 14,
+        "num_weights": 12345,
+        "dataset": "shapes",
+        "split": "validation",
+        "seed": 0,
+        "data_fingerprint": None,
+        "seconds": 1.0,
+        "threads": 1,
+        "torch_version": "2",
+    }
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes JSON the way a workflow does."""
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
