@@ -96,7 +96,7 @@ def classify(
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, for instance from scripts/recipes.")],
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; default: inside the run folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; else inside the run folder.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Holds the resumable state and the log.")] = None,
     data_dir: DataDir = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a resumable point after so long.")] = None,

@@ -105,7 +105,7 @@ def _probabilities(model: nn.Module, image_CHW: Tensor) -> Tensor:
         model.train(was_training)
 
 
-def _prediction(image: str, model: nn.Module, probabilities: Tensor, names: Sequence[str], top: int) -> ImagePrediction:
+def _prediction(image: str, model: nn.Module, probabilities: Tensor, names: list[str], top: int) -> ImagePrediction:
     values, indices = probabilities.topk(min(top, len(names)))
     return ImagePrediction(
         image=image,
