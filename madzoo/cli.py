@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 DataDir = Annotated[Path | None, typer.Option(help="Folder of Parquet data sets; else MADZOO_DATA_DIR, else the Hub.")]
+Dataset = Annotated[str | None, typer.Option(help="A name of the data catalog; default: what it was trained on.")]
 Model = Annotated[str, typer.Argument(metavar="NAME", help="arch.tag, hf-hub:org/repo, local-dir:path or timm/name.")]
 
 
@@ -94,6 +95,51 @@ def classify(
 
 
 @app.command()
+def geometry(
+    name: Model,
+    dataset: Dataset = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Measure the local dimension of a checkpoint, without writing anything."""
+    from madzoo.workflows.report import geometry
+
+    found = geometry(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir)
+    measured = found.local_dimension
+    table = _table(name, "what", ">value")
+    table.add_row("local dimension", f"≥ {measured.rank}, row-limited" if measured.row_limited else f"{measured.rank}")
+    table.add_row("parameters", f"{measured.num_params}")
+    table.add_row("rows", f"{measured.rows}")
+    table.add_row("last singular value counted", _number(measured.sigma_r))
+    table.add_row("first one not counted", _number(measured.sigma_next))
+    table.add_row("gap, in decades", _number(measured.gap_decades))
+    table.add_row("output", f"{measured.output}, {measured.dtype}")
+    table.add_row("sample", f"{found.n} of {found.dataset} {found.split}, seed {found.seed}")
+    _print(table)
+
+
+@app.command()
+def card(
+    name: Model,
+    check: Annotated[bool, typer.Option("--check", help="Only compare hashes and rendering, offline.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Measure everything again.")] = False,
+    dataset: Dataset = None,
+    split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bring a checkpoint folder's reports up to date and write its card."""
+    from madzoo.workflows.report import check as check_folder
+    from madzoo.workflows.report import report
+
+    if check:
+        typer.echo(f"{check_folder(name)}: the card agrees with the folder")
+    else:
+        typer.echo(report(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir, recompute=recompute))
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file, for instance from scripts/recipes.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; else inside the run folder.")] = None,
@@ -115,6 +161,10 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _print(renderable: Any) -> None:
