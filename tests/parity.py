@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LIMITS", "filled_state", "load_case", "relative_error", "rule_input", "rule_noise", "weighted_sum"]
+__all__ = ["DATA", "LIMITS", "filled_state", "load_case", "relative_error", "rule_input", "rule_noise", "weighted_sum"]
 
 DATA = Path(__file__).parent / "data" / "parity"
 

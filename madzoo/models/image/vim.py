@@ -273,10 +273,11 @@ class Vim(nn.Module):
 
     def _chosen_blocks(self, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
         depth = len(self.layers)
-        wanted = (
-            range(depth - indices, depth) if isinstance(indices, int) else range(depth) if indices is None else indices
-        )
-        chosen = sorted(i + depth if i < 0 else i for i in wanted)
+        if isinstance(indices, int):
+            chosen = list(range(depth - indices, depth))
+        else:
+            wanted = range(depth) if indices is None else indices
+            chosen = sorted({i + depth if i < 0 else i for i in wanted})
         if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
             raise ConfigError("no such blocks.", asked=indices, looked=f"blocks 0 ... {depth - 1}")
         return chosen

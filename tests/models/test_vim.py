@@ -1,0 +1,261 @@
+"""Vision Mamba against published outputs, counts and gradients; timm's protocol; other sizes, classes and channels."""
+
+import dataclasses
+
+import pytest
+import torch
+from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from symmetry_check import assert_symmetries_hold
+from torch.nn import functional as F
+
+from madzoo.errors import ConfigError, ShapeError
+from madzoo.models.image.vim import Vim, VimConfig, adapt_weights, remap_keys
+from madzoo.registry import find_spec, list_specs
+
+CASE, REFERENCE = load_case("vim_tiny_patch16_224")
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+SMALL = VimConfig(img_size=16, patch_size=4, stride=4, num_classes=5, depth=3, embed_dim=32, d_state=4)
+PUBLISHED_COUNTS = {
+    "vim_tiny_patch16_224": 7148008,
+    "vim_tiny_patch16_stride8_224": 7250344,
+    "vim_small_patch16_224": 25796584,
+    "vim_small_patch16_stride8_224": 26001256,
+    "vim_base_patch16_224": 97598440,
+}
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    return Vim(dataclasses.replace(SMALL, **changes)).eval()
+
+
+def published(dtype):
+    model = Vim(VimConfig()).to(dtype).eval()
+    model.load_state_dict(remap_keys(filled_state(CASE, dtype)), strict=True)
+    return model
+
+
+def images(height, width=None, *, channels=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_published_variants(name):
+    spec = find_spec(f"{name}.hustvl_in1k")
+    with torch.device("meta"):
+        model = spec.build(spec.config)
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
+    assert all(p.is_meta for p in model.parameters())
+    assert spec.default_tag == "hustvl_in1k"
+    assert spec.pretrained_cfg.hub_id.startswith("hustvl/Vim-")
+    assert spec.pretrained_cfg.revision is spec.pretrained_cfg.sha256 is None
+
+
+def test_the_family_is_registered():
+    assert set(list_specs("vim_*")) == {*PUBLISHED_COUNTS, "vim_micro_patch4_32"}
+
+
+@DTYPES
+def test_published_outputs_and_taps(dtype):
+    model, described, taps = published(dtype), CASE["taps"]["a"], {}
+    for name in described:
+        # The published block returns (mixer output, residual); its first part is ours of the mixer.
+        module = model.get_submodule(f"{name}.mixer" if name.count(".") == 1 else name)
+        module.register_forward_hook(lambda _module, _args, y, name=name: taps.update({name: y}))
+    with torch.no_grad():
+        tokens = model.forward_features(rule_input(101, (2, 3, 224, 224), dtype))
+        features, logits = model.forward_head(tokens, pre_logits=True), model.forward_head(tokens)
+    assert logits.dtype == dtype
+    assert relative_error(logits, REFERENCE["a.logits.float64"]) < LIMITS[dtype]
+    assert relative_error(features, REFERENCE["a.features.float64"]) < LIMITS[dtype]
+    for name, summary in described.items():
+        assert list(taps[name].shape) == summary["shape"]
+        values = taps[name].flatten()[:: summary["flat_idx_stride"]][:64]
+        assert relative_error(values, REFERENCE[f"a.tap.{name}"]) < LIMITS[dtype]
+
+
+def test_published_gradients():
+    model, grad = published(torch.float64), CASE["grad"]
+    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
+    loss = weighted_sum(model, x, grad["input"]["seed"])
+    loss.backward()
+    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
+    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
+    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+
+
+def test_parameters_stand_in_the_published_order():
+    assert list(Vim(VimConfig()).state_dict()) == [entry["key"] for entry in CASE["state_dict"]]
+
+
+def test_initial_values_are_the_published_ones():
+    model = small(embed_dim=128, num_classes=100, depth=4)
+    mixer = model.layers[0].mixer
+    steps = F.softplus(mixer.dt_proj.bias)
+    assert 0.0009 < steps.min() < steps.max() < 0.11
+    assert (mixer.dt_proj_b.bias == 0).all()
+    assert mixer.dt_proj_b.weight.abs().max() <= mixer.dt_proj_b.in_features**-0.5
+    # kaiming_uniform(a = sqrt 5) is uniform within 1 / sqrt(fan in), then divided by sqrt(depth)
+    bound = mixer.out_proj.in_features**-0.5 / 2
+    assert 0.99 * bound < mixer.out_proj.weight.abs().max() <= bound
+    for weight in (model.head.weight, model.pos_embed, model.cls_token):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.2)
+    assert model.patch_embed.proj.weight.std().item() == pytest.approx(48**-0.5 / 0.8796, rel=0.05)
+    assert (model.head.bias == 0).all()
+
+
+def test_both_directions_are_summed_and_halved():
+    mixer = small().layers[0].mixer.double()
+    x = torch.randn(1, 7, 32, dtype=torch.float64)
+    twin = Vim(SMALL).layers[0].mixer.double()
+    names = {"conv1d": "conv1d_b", "x_proj": "x_proj_b", "dt_proj": "dt_proj_b", "A_log": "A_b_log", "D": "D_b"}
+    swap = names | {backward: forward for forward, backward in names.items()}
+    state = {}
+    for name, value in mixer.state_dict().items():
+        head, _, tail = name.partition(".")
+        state[".".join(filter(None, [swap.get(head, head), tail]))] = value
+    twin.load_state_dict(state)
+    torch.testing.assert_close(twin(x.flip(1)).flip(1), mixer(x), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (24, 24), (16, 28), (8, 4), (32, 20)])
+def test_any_size_that_the_patches_tile(height, width):
+    model, x = small(), images(height, width)
+    patches = height * width // 16
+    tokens = model.forward_features(x)
+    assert tokens.shape == (2, patches + 1, 32)
+    assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens[:, patches // 2])
+    assert model(x).shape == (2, 5)
+
+
+def test_other_sizes_at_call_time_equal_a_rebuilt_model():
+    model, x = small(), images(24)
+    larger = dataclasses.replace(SMALL, img_size=24)
+    rebuilt = Vim(larger).eval()
+    rebuilt.load_state_dict(adapt_weights(model.state_dict(), SMALL, larger), strict=True)
+    torch.testing.assert_close(model(x), rebuilt(x))
+    assert torch.equal(rebuilt.pos_embed[:, 18], model.pos_embed[:, 8])
+
+
+def test_positions_are_interpolated_as_a_grid_without_the_token():
+    larger = dataclasses.replace(SMALL, img_size=28)
+    model = small()
+    adapted = adapt_weights(model.state_dict(), SMALL, larger)["pos_embed"]
+    old = torch.cat([model.pos_embed[:, :8], model.pos_embed[:, 9:]], 1).detach()
+    grid = F.interpolate(old.reshape(1, 4, 4, 32).permute(0, 3, 1, 2), size=(7, 7), mode="bicubic", align_corners=False)
+    expected = grid.permute(0, 2, 3, 1).reshape(1, 49, 32)
+    torch.testing.assert_close(torch.cat([adapted[:, :24], adapted[:, 25:]], 1), expected)
+
+
+def test_an_image_that_the_patches_do_not_tile_is_refused():
+    with pytest.raises(ShapeError, match="resize or pad to 16 x 20"):
+        small()(images(16, 19))
+    with pytest.raises(ShapeError, match="3, H, W"):
+        small()(images(16, channels=1))
+
+
+@pytest.mark.parametrize(("in_chans", "copied"), [(4, [0, 1, 2, 0]), (6, [0, 1, 2, 0, 1, 2]), (2, [0, 1])])
+def test_stem_repeats_for_other_channels(in_chans, copied):
+    model, target = small(), dataclasses.replace(SMALL, in_chans=in_chans)
+    adapted = Vim(target).eval()
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    expected = model.patch_embed.proj.weight[:, copied] * (3 / in_chans)
+    torch.testing.assert_close(adapted.patch_embed.proj.weight, expected)
+
+
+def test_stem_sums_for_grey_images():
+    model, target = small(), dataclasses.replace(SMALL, in_chans=1)
+    adapted, grey = Vim(target).eval(), images(16, channels=1)
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    torch.testing.assert_close(adapted(grey), model(grey.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_head_for_other_classes_is_left_out(num_classes):
+    state = adapt_weights(small().state_dict(), SMALL, dataclasses.replace(SMALL, num_classes=num_classes))
+    assert set(small().state_dict()) - set(state) == {"head.weight", "head.bias"}
+
+
+def test_the_protocol_of_timm():
+    model, x = small(), images(16)
+    assert model.task == "image-classification"
+    assert model.config == SMALL
+    assert model.pretrained_cfg is None
+    assert model.get_classifier() is model.head
+    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x)))
+    model.reset_classifier(7, global_pool="avg")
+    assert model(x).shape == (2, 7)
+    assert (model.num_classes, model.config.num_classes, model.config.global_pool) == (7, 7, "avg")
+    patches = torch.cat([model.forward_features(x)[:, :8], model.forward_features(x)[:, 9:]], 1)
+    torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True), patches.mean(1))
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    model.reset_classifier(3, "")
+    assert model(x).shape == (2, 17, 3)
+    assert small(num_classes=0)(x).shape == (2, 32)
+
+
+def test_weight_decay_and_layer_groups_name_real_parameters():
+    model, names = small(), {name for name, _ in small().named_parameters()}
+    assert model.no_weight_decay() <= names
+    assert set(model.group_matcher()) == set(model.group_matcher(coarse=True)) == {"stem", "blocks"}
+
+
+def test_intermediates():
+    model, x = small(), images(16, 24)
+    final, features = model.forward_intermediates(x)
+    assert [f.shape for f in features] == [(2, 32, 4, 6)] * 3
+    assert [info["num_chs"] for info in model.feature_info] == [32] * 3
+    torch.testing.assert_close(final, model.forward_features(x))
+    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NLC", intermediates_only=True)
+    torch.testing.assert_close(last, torch.cat([final[:, :12], final[:, 13:]], 1))
+    early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early[0], features[0])
+    for wrong in ({"indices": [3]}, {"indices": 4}, {"output_fmt": "NHWC"}):
+        with pytest.raises(ConfigError):
+            model.forward_intermediates(x, **wrong)
+
+
+def test_checkpointing_changes_no_gradient():
+    x, gradients = images(16), []
+    for enable in (False, True):
+        model = small().train()
+        model.set_grad_checkpointing(enable)
+        model(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_drop_rates_act_in_training_only():
+    model, x = small(drop_rate=0.3, drop_path_rate=0.5), images(16)
+    assert torch.equal(model(x), model(x))
+    assert [layer.drop_path.p for layer in model.layers] == pytest.approx([0, 0.25, 0.5])
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+def test_the_residual_stream_stays_wide_in_half_precision():
+    model, seen = small().to(torch.bfloat16), []
+    model.layers[1].register_forward_hook(lambda _module, args, y: seen.extend([args[0].dtype, y.dtype]))
+    assert model(images(16, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert seen == [torch.float32] * 2
+
+
+def test_symmetries():
+    config = dataclasses.replace(SMALL, img_size=8, depth=1, embed_dim=6, d_state=2, num_classes=3)
+    model = Vim(config).double()
+    assert_symmetries_hold(model, images(8, dtype=torch.float64))
+    assert_symmetries_hold(model.layers[0], torch.randn(2, 5, 6, dtype=torch.float64))
+    assert_symmetries_hold(model.layers[0].mixer, torch.randn(2, 5, 6, dtype=torch.float64))
+
+
+def test_values_that_make_no_model_are_told():
+    for wrong in ({"global_pool": "max"}, {"depth": 0}, {"num_classes": -1}, {"img_size": 18}, {"img_size": 2}):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(SMALL, **wrong)
+    with pytest.raises(ConfigError, match="avg"):
+        small().reset_classifier(3, global_pool="averaged")

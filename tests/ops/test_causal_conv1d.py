@@ -1,0 +1,69 @@
+"""The short causal convolution against its defining sum, in both directions and step by step."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from madzoo.errors import ConfigError, ShapeError
+from madzoo.ops import causal_conv1d, causal_conv1d_step
+
+
+def inputs(batch=2, channels=5, length=7, taps=4):
+    torch.manual_seed(0)
+    shapes = ((batch, channels, length), (channels, taps), (channels,))
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+
+
+def defining_sum(x, weight, bias):
+    y = torch.zeros_like(x) + bias[:, None]
+    for t in range(x.shape[-1]):
+        for k in range(min(weight.shape[-1], t + 1)):
+            y[..., t] += weight[:, -1 - k] * x[..., t - k]
+    return y
+
+
+@pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (63, 4), (7, 1), (7, 2)])
+def test_equals_the_defining_sum(length, taps):
+    x, weight, bias = inputs(length=length, taps=taps)
+    expected = defining_sum(x, weight, bias)
+    torch.testing.assert_close(causal_conv1d(x, weight, bias), expected, rtol=1e-12, atol=1e-13)
+    silent = causal_conv1d(x, weight, activation="silu")
+    torch.testing.assert_close(silent, F.silu(expected - bias[:, None]), rtol=1e-12, atol=1e-13)
+
+
+def test_reverse_is_the_mirror_image():
+    x, weight, bias = inputs()
+    mirrored = causal_conv1d(x.flip(-1), weight, bias, activation="silu").flip(-1)
+    ours = causal_conv1d(x, weight, bias, activation="silu", reverse=True)
+    torch.testing.assert_close(ours, mirrored, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients(reverse):
+    tensors = [tensor.requires_grad_() for tensor in inputs(batch=1, channels=2, length=5, taps=3)]
+    assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, activation="silu", reverse=reverse), tensors)
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_steps_equal_the_whole(taps):
+    x, weight, bias = inputs(length=9, taps=taps)
+    state, found = x.new_zeros(2, 5, taps - 1), []
+    for t in range(9):
+        y_t, state = causal_conv1d_step(x[..., t], state, weight, bias, "silu")
+        found.append(y_t)
+    expected = causal_conv1d(x, weight, bias, activation="silu")
+    torch.testing.assert_close(torch.stack(found, -1), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_misfits_are_told():
+    x, weight, bias = inputs()
+    with pytest.raises(ShapeError):
+        causal_conv1d(x[:, :4], weight, bias)
+    with pytest.raises(ShapeError):
+        causal_conv1d(x, weight, bias[:3])
+    with pytest.raises(ShapeError):
+        causal_conv1d(x[..., 0], weight, bias)
+    with pytest.raises(ShapeError, match="conv_state"):
+        causal_conv1d_step(x[..., 0], x[..., :4], weight, bias)
+    with pytest.raises(ConfigError, match="gelu"):
+        causal_conv1d(x, weight, bias, activation="gelu")
