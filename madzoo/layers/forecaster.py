@@ -4,6 +4,7 @@ Axes: B series, L context, C channels, H horizon, Q quantiles.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class Forecaster(nn.Module):
         cropped = [x[-self.context_length :] for x in series]
         length = max(len(x) for x in cropped)
         stacked = torch.stack([pad(x, (0, 0, length - len(x), 0), value=torch.nan) for x in map(_floating, cropped)])
-        return stacked.to(next(self.parameters()).device)
+        return stacked.to(next(chain(self.parameters(), self.buffers()), stacked).device)
 
 
 def _as_series(x: Any) -> Tensor:
