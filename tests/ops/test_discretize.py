@@ -5,20 +5,20 @@ import torch
 
 from madzoo.ops import discretize_bilinear, discretize_euler, discretize_zoh
 
-COMPLEX = {"dtype": torch.complex128}
+COMPLEX = torch.complex128
 
 
 def system():
     torch.manual_seed(0)
     A = torch.complex(-torch.rand(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64))
-    return A, torch.randn(6, **COMPLEX), torch.rand(6, dtype=torch.float64)
+    return A, torch.randn(6, dtype=COMPLEX), torch.rand(6, dtype=torch.float64)
 
 
 def test_zoh_is_the_matrix_exponential_of_the_augmented_system():
     A, B, dt = system()
     A_bar, B_bar = discretize_zoh(A, B, dt)
     for n in range(6):
-        augmented = torch.tensor([[A[n], B[n]], [0, 0]], **COMPLEX) * dt[n]
+        augmented = torch.tensor([[A[n], B[n]], [0, 0]], dtype=COMPLEX) * dt[n]
         exact = torch.linalg.matrix_exp(augmented)[0]
         torch.testing.assert_close(torch.stack([A_bar[n], B_bar[n]]), exact, rtol=1e-13, atol=1e-14)
 
@@ -37,7 +37,7 @@ def test_zoh_has_its_limit_and_a_finite_gradient_at_zero():
 def test_bilinear_is_the_trapezoidal_step():
     A, B, dt = system()
     A_bar, B_bar = discretize_bilinear(A, B, dt)
-    x, u = torch.tensor(0.7, **COMPLEX), torch.tensor(-1.3, **COMPLEX)
+    x, u = torch.tensor(0.7, dtype=COMPLEX), torch.tensor(-1.3, dtype=COMPLEX)
     after = A_bar * x + B_bar * u
     torch.testing.assert_close(after, x + dt * (A * (x + after) / 2 + B * u), rtol=1e-13, atol=1e-14)
 
