@@ -11,6 +11,10 @@ __all__ = ["BLOCKS", "HEADINGS"]
 FRACTIONS = {"top1": "top-1", "top5": "top-5"}
 LABELS = FRACTIONS | {"mse": "MSE", "mae": "MAE", "nll": "NLL (nats)", "ece": "ECE"}
 QUANTIZATION_PLOT = "quantization.png"
+INTERVALS = {
+    "image-classification": "Brackets: 95 % Wilson interval.",
+    "time-series-forecasting": "Brackets: 95 % block bootstrap over the period, for one trained model.",
+}
 NO_ERROR = "The windows of one series overlap, so no standard error is given."
 
 
@@ -110,7 +114,7 @@ def quantization(records: CardRecords) -> str:
 
 
 def provenance(records: CardRecords) -> str:
-    """Lists licence, training data and hashes."""
+    """Lists licence, training data, hashes, and what must be said about the data."""
     cfg = records.config.pretrained_cfg
     lines = {
         "licence of the weights": cfg.get("license") or "not stated",
@@ -118,7 +122,9 @@ def provenance(records: CardRecords) -> str:
         "sha256 of model.safetensors": f"`{records.weights_sha256}`",
         "written by": f"madzoo {records.config.madzoo_version}",
     }
-    return "\n".join(f"- {name}: {value}" for name, value in lines.items())
+    rows = records.evaluation.rows if records.evaluation else ()
+    caveats = dict.fromkeys(str(row.settings["caveat"]) for row in rows if row.settings.get("caveat"))
+    return "\n".join([*(f"- {name}: {value}" for name, value in lines.items()), *(f"- {text}" for text in caveats)])
 
 
 BLOCKS: Mapping[str, Callable[[CardRecords], str]] = {
@@ -181,7 +187,7 @@ def _how(records: CardRecords, row: Row) -> str:
     split = "" if row.split == "test" else f" --split {row.split}"
     lines = [f"Reproduce: `madzoo evaluate {records.name} {row.dataset}{split}`."]
     if row.intervals:
-        lines.append("Brackets: 95 % Wilson interval.")
+        lines.append(INTERVALS[records.task])
     if row.configurations_tested is not None:
         many = "configuration" if row.configurations_tested == 1 else "configurations"
         lines.append(f"{row.configurations_tested} {many} of this model ever met this split.")

@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from madzoo.checkpoint.card_records import GEOMETRY_FILE, QUANTIZATION_FILE, CardRecords, Row
+from madzoo.checkpoint.card_records import CardRecords, Row
+from madzoo.checkpoint.report_files import GEOMETRY_FILE, QUANTIZATION_FILE
 from madzoo.errors import CheckpointError
 
 __all__ = ["GENERATED_KEYS", "HUB_METRICS", "front_matter", "to_yaml"]

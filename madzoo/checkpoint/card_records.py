@@ -7,13 +7,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from madzoo.checkpoint.folder import CheckpointConfig, read_folder
+from madzoo.checkpoint.report_files import EVALUATION_FILE, GEOMETRY_FILE, QUANTIZATION_FILE
 from madzoo.checkpoint.weights import sha256_of
 from madzoo.errors import CheckpointError
 
 __all__ = [
-    "EVALUATION_FILE",
-    "GEOMETRY_FILE",
-    "QUANTIZATION_FILE",
     "CardRecords",
     "Evaluation",
     "Geometry",
@@ -21,10 +19,6 @@ __all__ = [
     "Row",
     "read_records",
 ]
-
-EVALUATION_FILE = "evaluation.json"
-GEOMETRY_FILE = "geometry.json"
-QUANTIZATION_FILE = "quantization.json"
 
 
 class Record(BaseModel):

@@ -1,0 +1,130 @@
+"""One call for every benchmark: (module, loaded benchmark) in, result rows out."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from madzoo.errors import ConfigError
+from madzoo.evaluation.baselines import ltsf_baselines
+from madzoo.evaluation.classification import ClassificationScores, eval_mode, evaluate_classifier
+from madzoo.evaluation.forecasting import ForecastScores, ForecastWindows, evaluate_ltsf
+from madzoo.evaluation.result import ResultRow, library_versions
+from madzoo.layers.forecaster import Forecaster
+
+__all__ = ["ClassificationBenchmark", "ForecastingBenchmark", "evaluate"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ClassificationBenchmark:
+    """Holds labelled images, prepared for the model that is measured.
+
+    Attributes:
+        dataset, split: names of the data.
+        batches: (images, labels).
+        data_fingerprint: hash of the data, None where unknown.
+        settings: what else defines the number, for the record.
+    """
+
+    dataset: str
+    split: str
+    batches: Iterable[tuple[Tensor, Tensor]]
+    data_fingerprint: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ForecastingBenchmark:
+    """Holds every window of a split, z-scored by the training rows.
+
+    Attributes:
+        dataset, split: names of the data.
+        windows: what is measured.
+        train, validation: what the linear baseline is fitted and chosen on; None: no baselines.
+        seasonality: steps of the season that the naive baseline repeats.
+        batch_size: windows at a time; the numbers do not depend on it.
+        data_fingerprint: hash of the data, None where unknown.
+        settings: what else defines the number, for the record.
+    """
+
+    dataset: str
+    split: str
+    windows: ForecastWindows
+    train: ForecastWindows | None = None
+    validation: ForecastWindows | None = None
+    seasonality: int = 1
+    batch_size: int = 256
+    data_fingerprint: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+Benchmark = ClassificationBenchmark | ForecastingBenchmark
+
+
+def evaluate(
+    model: nn.Module,
+    benchmark: Benchmark,
+    *,
+    name: str | None = None,
+    weights_sha256: str | None = None,
+    seed: int | None = None,
+    configurations_tested: int | None = None,
+) -> list[ResultRow]:
+    """Measures a model on a benchmark; its mode is left as it was.
+
+    Args:
+        model: a classifier or a forecaster, whichever the benchmark asks for.
+        benchmark: the loaded samples.
+        name, weights_sha256, seed: of the model, for the record.
+        configurations_tested: how many configurations of this model ever met the split, for the record.
+
+    Raises:
+        ConfigError: when the benchmark is none of madzoo's, or a forecasting one meets a model that is no forecaster.
+        ShapeError, DataError: when the model's answers do not fit the benchmark, or are not finite.
+
+    Example:
+        >>> import torch
+        >>> images = ClassificationBenchmark(dataset="toy", split="test", batches=[(torch.eye(3), torch.arange(3))])
+        >>> evaluate(nn.Identity(), images)[0].metrics["top1"]
+        1.0
+    """
+    start = time.perf_counter()
+    scores = _score(model, benchmark)
+    seconds = time.perf_counter() - start
+    row = ResultRow(
+        model=name or type(model).__name__,
+        weights_sha256=weights_sha256,
+        dataset=benchmark.dataset,
+        split=benchmark.split,
+        n=scores.n,
+        metrics=scores.metrics,
+        intervals=scores.intervals,
+        baselines=_baselines(benchmark),
+        seed=seed,
+        settings=dict(benchmark.settings),
+        data_fingerprint=benchmark.data_fingerprint,
+        versions=library_versions(),
+        configurations_tested=configurations_tested,
+        seconds=round(seconds, 3),
+    )
+    return [row]
+
+
+def _score(model: nn.Module, benchmark: Benchmark) -> ClassificationScores | ForecastScores:
+    match benchmark:
+        case ClassificationBenchmark():
+            return evaluate_classifier(model, benchmark.batches)
+        case ForecastingBenchmark() if isinstance(model, Forecaster):
+            with eval_mode(model):
+                return evaluate_ltsf(model, benchmark.windows, batch_size=benchmark.batch_size)
+        case ForecastingBenchmark():
+            raise ConfigError(f"a {type(model).__name__} does not forecast.", asked=f"{benchmark.dataset} forecasts")
+    raise ConfigError("this is no benchmark.", asked=type(benchmark).__name__, todo="a record of madzoo.evaluation")
+
+
+def _baselines(benchmark: Benchmark) -> dict[str, dict[str, float]]:
+    if isinstance(benchmark, ClassificationBenchmark) or benchmark.train is None or benchmark.validation is None:
+        return {}
+    return ltsf_baselines(benchmark.train, benchmark.validation, benchmark.windows, seasonality=benchmark.seasonality)

@@ -1,0 +1,99 @@
+"""A data set's name and a model in, the loaded benchmark out: images prepared, tables cut into z-scored windows."""
+
+from pathlib import Path
+from typing import Any
+
+from madzoo.data.catalog import DatasetSpec, find_dataset
+from madzoo.data.images import image_batches
+from madzoo.data.load import load_image_split
+from madzoo.data.windows import Borders, split_windows
+from madzoo.errors import ConfigError
+from madzoo.evaluation import ClassificationBenchmark, ForecastingBenchmark
+from madzoo.geometry.report import sample_sha256
+from madzoo.workflows.report_data import check_task
+from madzoo.workflows.training_task import table_values
+
+__all__ = ["load_benchmark"]
+
+LITERATURE_HORIZONS = (96, 192, 336, 720)
+
+
+def load_benchmark(
+    model: Any,
+    dataset: str,
+    *,
+    split: str = "test",
+    horizon: int | None = None,
+    batch_size: int = 256,
+    folder: Path | str | None = None,
+) -> ClassificationBenchmark | ForecastingBenchmark:
+    """Loads a split of a data set, prepared for a model.
+
+    Args:
+        model: an image classifier or a forecaster of the zoo.
+        dataset: a name of :mod:`madzoo.data.catalog`.
+        split: ``"test"``, ``"validation"`` or ``"train"``.
+        horizon: steps to forecast; None: the model's own where it is one of 96, 192, 336, 720, else 96.
+        batch_size: samples at a time; the numbers do not depend on it.
+        folder: local data folder; see :func:`madzoo.data.catalog.data_dir`.
+
+    Raises:
+        ConfigError: when the data set or split is unknown, or not for this model.
+        DataError: when the data cannot be read.
+    """
+    if batch_size < 1:
+        raise ConfigError("batch_size is at least 1.", asked=batch_size)
+    spec = find_dataset(dataset)
+    check_task(model, spec)
+    if spec.task == "image-classification":
+        if horizon is not None:
+            raise ConfigError("images have no horizon.", asked=f"horizon={horizon} on {dataset}")
+        return _images(model, spec, split, batch_size, folder)
+    return _series(model, spec, split, _horizon(model, horizon), batch_size, folder)
+
+
+def _images(
+    model: Any, spec: DatasetSpec, split: str, batch_size: int, folder: Path | str | None
+) -> ClassificationBenchmark:
+    data = load_image_split(spec, split, folder=folder)
+    mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
+    return ClassificationBenchmark(
+        dataset=spec.name,
+        split=split,
+        batches=image_batches(data, mean=mean, std=std, batch_size=batch_size),
+        data_fingerprint=data.fingerprint(),
+        settings=_settings(spec, mean=list(mean), std=list(std)),
+    )
+
+
+def _series(
+    model: Any, spec: DatasetSpec, split: str, horizon: int, batch_size: int, folder: Path | str | None
+) -> ForecastingBenchmark:
+    values = table_values(spec, folder)
+    borders = spec.borders or Borders.from_ratio(len(values))
+    lengths = {"context_length": model.context_length, "prediction_length": horizon}
+    return ForecastingBenchmark(
+        dataset=spec.name,
+        split=split,
+        windows=split_windows(values, borders, split, **lengths),
+        train=split_windows(values, borders, "train", **lengths),
+        validation=split_windows(values, borders, "validation", **lengths),
+        seasonality=spec.seasonality,
+        batch_size=batch_size,
+        data_fingerprint=sample_sha256(values),
+        settings=_settings(
+            spec, horizon=horizon, context_length=model.context_length, units="z-scores of the train rows"
+        ),
+    )
+
+
+def _horizon(model: Any, asked: int | None) -> int:
+    if asked is not None and asked < 1:
+        raise ConfigError("a horizon is at least 1.", asked=f"horizon={asked}")
+    own = model.prediction_length
+    return asked or (own if own in LITERATURE_HORIZONS else LITERATURE_HORIZONS[0])
+
+
+def _settings(spec: DatasetSpec, **settings: Any) -> dict[str, Any]:
+    named = {"hub_id": spec.hub_id, "caveat": spec.caveat}
+    return settings | {key: value for key, value in named.items() if value is not None}

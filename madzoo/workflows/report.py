@@ -1,0 +1,189 @@
+"""Any checkpoint folder in: its geometry and quantization reports, where they are out of date, and its card out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from madzoo.checkpoint.card import check_card, write_card
+from madzoo.checkpoint.folder import Checkpoint, find_bundled, read_folder
+from madzoo.checkpoint.report_files import GEOMETRY_FILE, QUANTIZATION_FILE, read_report, write_report
+from madzoo.data.catalog import data_dir as find_data_dir
+from madzoo.errors import CheckpointError, ConfigError
+from madzoo.factory import create_model, model_info
+from madzoo.geometry import GeometryReport
+from madzoo.geometry import report as measure_geometry
+from madzoo.geometry.report import SCHEMA as GEOMETRY_SCHEMA
+from madzoo.quantization import SensitivityReport, sensitivity
+from madzoo.quantization.sensitivity import SCHEMA as QUANTIZATION_SCHEMA
+from madzoo.workflows.card_plots import plot_sensitivity
+from madzoo.workflows.report_data import ReportData, load_report_data
+from madzoo.workflows.training_task import SYNTHETIC
+
+__all__ = ["check", "find_folder", "geometry", "report"]
+
+
+def report(
+    name: Path | str,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    seed: int | None = None,
+    data_dir: Path | str | None = None,
+    recompute: bool = False,
+) -> Path:
+    """Brings a checkpoint folder's reports up to date, renders its card, and returns the card's path.
+
+    A report is computed anew when it is missing or when the weights, the data set, its split, the seed or the schema
+    are others than those it states; and, where the data are at hand, when their fingerprint is another.
+
+    Args:
+        name: a checkpoint folder, or the name of a bundled model.
+        dataset, split, seed: what to measure on; by default what the present report states, else the training data
+            set, ``"validation"`` and 0. The test part is not looked at.
+        data_dir: local data folder; see :func:`madzoo.data.catalog.data_dir`.
+        recompute: compute both reports whatever they state.
+
+    Raises:
+        CheckpointError: when there is no such folder, a file of it is damaged, or it cannot be written.
+        ConfigError: when the model is not for the data set.
+        DataError: when the data cannot be read.
+
+    Cost: that of :func:`madzoo.geometry.local_dimension` and six passes over 2,000 samples.
+    """
+    subject = _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed))
+    if recompute or subject.is_stale(GEOMETRY_FILE, GEOMETRY_SCHEMA):
+        write_report(subject.folder, GEOMETRY_FILE, subject.geometry().to_dict())
+    if recompute or subject.is_stale(QUANTIZATION_FILE, QUANTIZATION_SCHEMA):
+        found = subject.sensitivity()
+        write_report(subject.folder, QUANTIZATION_FILE, found.to_dict())
+        plot_sensitivity(found, subject.folder)
+    return write_card(subject.folder)
+
+
+def geometry(
+    name: Path | str,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    seed: int | None = None,
+    data_dir: Path | str | None = None,
+) -> GeometryReport:
+    """Measures a checkpoint's local dimension without writing anything; arguments and errors as :func:`report`."""
+    return _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed)).geometry()
+
+
+def check(name: Path | str) -> Path:
+    """Checks a folder's hashes and card, offline and without data; returns the folder.
+
+    Raises:
+        CheckpointError: when they disagree; see :func:`madzoo.checkpoint.card.check_card`.
+    """
+    folder = find_folder(name)
+    check_card(folder)
+    return folder
+
+
+def find_folder(name: Path | str) -> Path:
+    """Returns the checkpoint folder of a path, ``local-dir:path``, or a bundled model's name.
+
+    Raises:
+        CheckpointError: when no such folder is bundled.
+        UnknownModelError, UnknownTagError: when the name is none.
+    """
+    path = Path(str(name).removeprefix("local-dir:"))
+    if path.is_dir() or str(name).startswith("local-dir:"):
+        return read_folder(path).path
+    spec = model_info(str(name))
+    full_name = spec.full_name if spec.tag else f"{spec.name}.{spec.default_tag}"
+    folder = find_bundled(full_name)
+    if folder is None:
+        raise CheckpointError(
+            "no checkpoint folder of this name is bundled.",
+            asked=name,
+            resolved=full_name,
+            todo="the path of a checkpoint folder, or madzoo list --pretrained",
+        )
+    return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A checkpoint folder under measurement; its model and data are read when first needed."""
+
+    folder: Path
+    data_dir: Path | str | None
+    asked: tuple[str | None, str | None, int | None]
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return read_folder(self.folder)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the reports are to be measured on: dataset, split, seed."""
+        present = (read_report(self.folder, GEOMETRY_FILE) or {}).get("data") or {}
+        defaults = {"dataset": self.checkpoint.config.pretrained_cfg.get("dataset"), "split": "validation", "seed": 0}
+        known = {key: present.get(key, value) for key, value in defaults.items()}
+        asked = {key: value for key, value in zip(defaults, self.asked, strict=True) if value is not None}
+        if (settings := known | asked)["dataset"] is None:
+            raise ConfigError("the folder does not say what it was trained on.", asked=self.folder, todo="dataset=")
+        return settings
+
+    @cached_property
+    def model(self) -> nn.Module:
+        return create_model(f"local-dir:{self.folder}").eval()
+
+    @cached_property
+    def data(self) -> ReportData:
+        settings = self.settings
+        return load_report_data(
+            self.model, settings["dataset"], split=settings["split"], seed=settings["seed"], folder=self.data_dir
+        )
+
+    def is_stale(self, name: str, schema: int) -> bool:
+        present = read_report(self.folder, name)
+        if present is None:
+            return True
+        wanted: dict[str, Any] = {"schema": schema, "weights_sha256": self.checkpoint.sha256, **self.settings}
+        if self.settings["dataset"] == SYNTHETIC or find_data_dir(self.data_dir) is not None:
+            wanted["fingerprint"] = self.data.fingerprint
+        stated = _flat(present)
+        return any(stated.get(key) != value for key, value in wanted.items())
+
+    def geometry(self) -> GeometryReport:
+        data = self.data
+        return measure_geometry(
+            self.model,
+            (data.sample, None),
+            output=data.output,
+            dataset=data.dataset,
+            split=data.split,
+            seed=data.seed,
+            weights_sha256=self.checkpoint.sha256,
+            data_fingerprint=data.fingerprint,
+        )
+
+    def sensitivity(self) -> SensitivityReport:
+        data = self.data
+        with torch.no_grad():
+            return sensitivity(
+                self.model,
+                data.batches,
+                metric=data.metric,
+                dataset=data.dataset,
+                split=data.split,
+                seed=data.seed,
+                data_fingerprint=data.fingerprint,
+                weights_sha256=self.checkpoint.sha256,
+            )
+
+
+def _flat(present: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads either report's own layout: geometry groups its data, quantization does not."""
+    data = present.get("data") or present
+    return {**present, **data, "fingerprint": data.get("fingerprint", data.get("data_fingerprint"))}

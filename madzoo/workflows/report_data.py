@@ -1,0 +1,162 @@
+"""The samples a checkpoint's reports are measured on: a few for geometry, more for quantization.
+
+Axes: n samples, L context, H horizon, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from madzoo.data.catalog import DatasetSpec, find_dataset
+from madzoo.data.images import image_batches
+from madzoo.data.load import load_image_split
+from madzoo.data.series_steps import SyntheticSteps
+from madzoo.data.windows import Borders, split_windows
+from madzoo.errors import ConfigError
+from madzoo.geometry.jacobian import count_parameters
+from madzoo.geometry.report import sample_sha256
+from madzoo.workflows.training_task import SYNTHETIC, VALIDATION_SEED, table_values
+
+__all__ = ["ReportData", "check_task", "load_report_data"]
+
+METRIC_SAMPLES = 2000
+GEOMETRY_SAMPLES = 16
+JACOBIAN_BYTES = 2**31
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportData:
+    """Holds the samples and what identifies them.
+
+    Attributes:
+        dataset, split, seed: where they come from.
+        fingerprint: hash of the whole split they were drawn from.
+        sample: inputs for the local dimension, [n, ...].
+        output: what is differentiated there.
+        batches: (inputs, targets) for quantization.
+        metric: what is measured there.
+    """
+
+    dataset: str
+    split: str
+    seed: int
+    fingerprint: str
+    sample: Tensor
+    output: str
+    batches: Sequence[tuple[Tensor, Tensor]]
+    metric: str
+
+
+def load_report_data(
+    model: nn.Module, dataset: str, *, split: str, seed: int, folder: Path | str | None = None
+) -> ReportData:
+    """Draws, with a seed, the samples of a split on which a model's reports are measured.
+
+    Images: up to 16 for geometry, 2,000 for quantization. Windows: single channels for geometry, whole windows for
+    quantization, z-scored. Geometry gets fewer samples where its Jacobian would pass 2 GiB, never fewer than one.
+
+    Raises:
+        ConfigError: when the data set is unknown, or not for this model.
+        DataError: when the data cannot be read.
+    """
+    draw = np.random.default_rng(seed)
+    if dataset == SYNTHETIC:
+        return _synthetic(model, split=split, seed=seed)
+    spec = find_dataset(dataset)
+    check_task(model, spec)
+    named = {"dataset": dataset, "split": split, "seed": seed}
+    if spec.task == "image-classification":
+        return _images(model, spec, draw, folder, named)
+    return _windows(model, spec, draw, folder, named)
+
+
+def check_task(model: Any, spec: DatasetSpec) -> None:
+    """Checks that a model can read a data set and answer in its classes.
+
+    Raises:
+        ConfigError: when it cannot.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    told: dict[str, tuple[Any, Any]] = {"task": (getattr(model, "task", None), spec.task)}
+    if spec.task == "image-classification":
+        told["images"] = (tuple(cfg.get("input_size") or ()), (spec.channels, spec.image_size, spec.image_size))
+        told["classes"] = (getattr(model, "num_classes", None), spec.num_classes)
+    for what, (of_model, of_data) in told.items():
+        if of_model != of_data:
+            raise ConfigError(
+                f"the model is not for {spec.name}: its {what} do not fit.",
+                asked=f"{getattr(model, 'madzoo_name', type(model).__name__)} on {spec.name}",
+                resolved=f"{what}: model {of_model}, data {of_data}",
+            )
+
+
+def _images(
+    model: Any, spec: DatasetSpec, draw: np.random.Generator, folder: Path | str | None, named: dict[str, Any]
+) -> ReportData:
+    data = load_image_split(spec, named["split"], folder=folder)
+    order = draw.permutation(len(data))
+    pixels = {key: tuple(model.pretrained_cfg[key]) for key in ("mean", "std")}
+    few = data.take(np.sort(order[: _sample_count(model, spec.num_classes)]))
+    many = data.take(np.sort(order[:METRIC_SAMPLES]))
+    return ReportData(
+        **named,
+        fingerprint=data.fingerprint(),
+        sample=next(image_batches(few, **pixels, batch_size=len(few)))[0],
+        output="logits",
+        batches=list(image_batches(many, **pixels, batch_size=250)),
+        metric="top1",
+    )
+
+
+def _windows(
+    model: Any, spec: DatasetSpec, draw: np.random.Generator, folder: Path | str | None, named: dict[str, Any]
+) -> ReportData:
+    values = table_values(spec, folder)
+    lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
+    windows = split_windows(values, spec.borders or Borders.from_ratio(len(values)), named["split"], **lengths)
+    order = torch.from_numpy(draw.permutation(len(windows)))
+    few = windows[order[: _sample_count(model, _rows(model))]][0]
+    if model.num_channels is None:
+        channel = torch.from_numpy(draw.integers(values.shape[1], size=len(few)))
+        few = few.gather(2, channel.view(-1, 1, 1).expand(-1, few.shape[1], 1))
+    many = order[:METRIC_SAMPLES].sort().values
+    return ReportData(
+        **named,
+        fingerprint=sample_sha256(values),
+        sample=few,
+        output="forecast",
+        batches=[windows[part] for part in many.split(64)],
+        metric="mse",
+    )
+
+
+def _synthetic(model: Any, *, split: str, seed: int) -> ReportData:
+    if getattr(model, "task", None) != "time-series-forecasting" or split != "validation":
+        raise ConfigError("synthetic series are for forecasters, split validation.", asked=f"split {split}")
+    lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
+    series = SyntheticSteps(**lengths, batch_size=250, steps_per_epoch=1, seed=VALIDATION_SEED + seed)
+    batches = [series[step] for step in range(METRIC_SAMPLES // 250)]
+    return ReportData(
+        dataset=SYNTHETIC,
+        split=split,
+        seed=seed,
+        fingerprint=sample_sha256(torch.cat([past.nan_to_num(0.0) for past, _ in batches])),
+        sample=batches[0][0][: _sample_count(model, _rows(model))],
+        output="forecast",
+        batches=batches,
+        metric="mae",
+    )
+
+
+def _rows(model: Any) -> int:
+    return model.prediction_length * len(model.quantile_levels) * (model.num_channels or 1)
+
+
+def _sample_count(model: nn.Module, rows_per_sample: int) -> int:
+    fitting = JACOBIAN_BYTES // (8 * rows_per_sample * max(count_parameters(model), 1))
+    return max(1, min(GEOMETRY_SAMPLES, fitting))

@@ -1,0 +1,152 @@
+"""The reports of a folder: measured, recomputed only when an input changed, rendered, checked."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from madzoo.checkpoint.folder import write_folder
+from madzoo.checkpoint.weights import read_weights
+from madzoo.errors import CheckpointError, ConfigError, UnknownModelError
+from madzoo.factory import create_model
+from madzoo.geometry import GeometryReport, local_dimension
+from madzoo.geometry.report import sample_sha256
+from madzoo.quantization import SensitivityReport
+from madzoo.workflows.report import check, find_folder, geometry, report
+from madzoo.workflows.report_data import load_report_data
+from tests.workflows.tiny_data import make_classifier, make_forecaster
+
+
+@pytest.fixture(scope="session")
+def reported(data_folder, tmp_path_factory):
+    folder = make_classifier(tmp_path_factory.mktemp("cards") / "toy")
+    report(folder, data_dir=data_folder)
+    return folder
+
+
+@pytest.fixture
+def toy(reported, tmp_path, monkeypatch):
+    monkeypatch.setattr("madzoo.workflows.report_data.GEOMETRY_SAMPLES", 1)
+    monkeypatch.setattr("madzoo.workflows.report_data.METRIC_SAMPLES", 100)
+    return shutil.copytree(reported, tmp_path / "toy")
+
+
+def load(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text())
+
+
+def test_a_classifiers_reports(reported: Path) -> None:
+    check(reported)
+    found = GeometryReport.from_dict(load(reported, "geometry.json"))
+    assert (found.dataset, found.split, found.seed, found.n) == ("fashion_mnist", "validation", 0, 16)
+    assert found.local_dimension.rows == 160 and found.local_dimension.output == "logits"
+    lost = SensitivityReport.from_dict(load(reported, "quantization.json"))
+    assert (lost.metric, lost.n, lost.tensors) == (
+        "top1",
+        2000,
+        len(list(create_model(f"local-dir:{reported}").parameters())),
+    )
+    assert [entry.bits for entry in lost.entries] == [8, 6, 4, 3, 2] and lost.weights_sha256 == found.weights_sha256
+    assert (reported / "quantization.png").read_bytes().startswith(b"\x89PNG")
+    text = (reported / "README.md").read_text()
+    assert "quantization.png" in text and f"sha256 of model.safetensors: `{found.weights_sha256}`" in text
+
+
+def test_the_rank_is_that_of_the_stated_sample(reported: Path, data_folder: Path) -> None:
+    again = geometry(reported, data_dir=data_folder)
+    stated = GeometryReport.from_dict(load(reported, "geometry.json"))
+    assert again.local_dimension == stated.local_dimension and again.sample_sha256 == stated.sample_sha256
+    other = load_report_data(
+        create_model(f"local-dir:{reported}"), "fashion_mnist", split="validation", seed=1, folder=data_folder
+    )
+    assert sample_sha256(other.sample) != stated.sample_sha256
+
+
+def test_nothing_is_recomputed_while_nothing_changed(toy: Path, data_folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in toy.iterdir() if path.is_file()}
+    report(toy, data_dir=data_folder)
+    report(toy)  # without the data at hand, too
+    assert {path.name: path.read_bytes() for path in toy.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("change", ["weights", "fingerprint", "seed", "missing", "recompute"])
+def test_a_changed_input_recomputes_the_report(toy: Path, data_folder: Path, change: str) -> None:
+    stated = load(toy, "geometry.json")
+    options: dict[str, Any] = {}
+    if change == "weights":
+        config = load(toy, "config.json")
+        stored = read_weights(toy / "model.safetensors").items()
+        state = {name: 1.01 * t if t.is_floating_point() else t for name, t in stored}
+        keys = ("architecture", "model_args", "pretrained_cfg")
+        write_folder(toy, **{key: config[key] for key in keys}, state=state)
+        with pytest.raises(CheckpointError, match="disagree"):
+            check(toy)
+    elif change == "fingerprint":
+        (toy / "geometry.json").write_text(json.dumps(stated | {"data": stated["data"] | {"fingerprint": "00"}}))
+    elif change == "missing":
+        (toy / "geometry.json").unlink()
+    elif change == "seed":
+        options["seed"] = 3
+    else:
+        options["recompute"] = True
+    marked = stated | {"cost": stated["cost"] | {"seconds": -1.0}}
+    if change not in ("missing", "fingerprint"):
+        (toy / "geometry.json").write_text(json.dumps(marked))
+    report(toy, data_dir=data_folder, **options)
+    assert load(toy, "geometry.json")["cost"]["seconds"] >= 0
+    assert load(toy, "geometry.json")["data"]["seed"] == options.get("seed", 0)
+    check(toy)
+
+
+def test_a_forecaster_on_a_table_and_on_synthetic_series(
+    tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("madzoo.workflows.report_data.GEOMETRY_SAMPLES", 2)
+    monkeypatch.setattr("madzoo.workflows.report_data.METRIC_SAMPLES", 250)
+    folder = make_forecaster(tmp_path / "toy")
+    report(folder, data_dir=data_folder)
+    found = GeometryReport.from_dict(load(folder, "geometry.json"))
+    assert found.local_dimension.rows == 2 * 96 and found.local_dimension.output == "forecast"
+    lost = SensitivityReport.from_dict(load(folder, "quantization.json"))
+    assert (lost.metric, lost.n, lost.entries[0].drop_standard_error) == ("mse", 250, None)
+    report(folder, dataset="synthetic")
+    assert load(folder, "geometry.json")["data"]["dataset"] == "synthetic"
+    assert load(folder, "quantization.json")["metric"] == "mae"
+    report(folder)  # stays on what the report states
+    assert load(folder, "geometry.json")["data"]["dataset"] == "synthetic"
+    check(folder)
+
+
+def test_the_sample_is_cut_where_the_jacobian_would_not_fit(
+    toy: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("madzoo.workflows.report_data.JACOBIAN_BYTES", 1000)
+    found = geometry(toy, data_dir=data_folder)
+    assert found.n == 1 and found.local_dimension.rows == 10
+
+
+def test_the_service_alone_gives_the_same_rank(reported: Path) -> None:
+    model = create_model(f"local-dir:{reported}")
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert local_dimension(model, x).rows == 20
+
+
+def test_refusals(toy: Path, tmp_path: Path, data_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="task"):
+        report(toy, dataset="etth1", data_dir=data_folder)
+    with pytest.raises(ConfigError, match="images"):
+        report(toy, dataset="cifar10", data_dir=data_folder)
+    with pytest.raises(ConfigError, match="synthetic"):
+        report(toy, dataset="synthetic", data_dir=data_folder)
+    with pytest.raises(CheckpointError):
+        report(tmp_path)
+    with pytest.raises(CheckpointError):
+        report(f"local-dir:{tmp_path / 'none'}")
+    with pytest.raises(UnknownModelError):
+        find_folder("no_such_model")
+    (toy / "geometry.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="geometry"):
+        report(toy, data_dir=data_folder)
