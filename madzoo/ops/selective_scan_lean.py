@@ -55,7 +55,9 @@ class _LeanScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        inputs, kept = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        # Read once: block checkpointing unpacks saved tensors a single time.
+        saved = ctx.saved_tensors
+        inputs, kept = saved[:5], saved[5:]
         if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
             return _differentiable_backward(inputs, grads)
         return _backward(*inputs, kept, *grads)
