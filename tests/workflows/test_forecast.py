@@ -118,9 +118,10 @@ def test_unused_columns_are_said(caplog):
     ],
     ids=str,
 )
-def test_refusals(options: dict[str, Any], match):
+def test_refusals(options: Any, match):
+    options.setdefault("prediction_length", 1)
     with pytest.raises(ConfigError, match=match):
-        forecast(Spread(), long_table(), **({"prediction_length": 1} | options))
+        forecast(Spread(), long_table(), **options)
 
 
 def test_models_that_do_not_forecast():
@@ -157,9 +158,10 @@ def test_pictures_of_many_kinds_of_time(tmp_path, count, stamps):
 def test_unwritable_output(tmp_path):
     source = tmp_path / "in.csv"
     long_table().to_csv(source, index=False)
-    for output in ("csv", "png"):
-        with pytest.raises(DataError, match="could not be written"):
-            forecast_file(source, model=Spread(), **{output: tmp_path / "no" / "such" / "folder"})
+    with pytest.raises(DataError, match="could not be written"):
+        forecast_file(source, model=Spread(), csv=tmp_path / "no" / "such")
+    with pytest.raises(DataError, match="could not be written"):
+        forecast_file(source, model=Spread(), png=tmp_path / "no" / "such")
     with pytest.raises(DataError, match="no such file"):
         forecast_file(tmp_path / "missing.csv", model=Spread())
 
