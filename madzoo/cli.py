@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from madzoo import __version__
 from madzoo.errors import MadzooError
+from madzoo.tables import card_table, forecast_table, geometry_table, prediction_table, result_table
 
 __all__ = ["app", "main"]
 
@@ -86,12 +87,79 @@ def classify(
     """Name the likeliest classes of pictures, with probabilities."""
     from madzoo.workflows.classify import classify
 
-    table = _table(model, "image", "class", ">probability")
-    for found in classify(model, images, top=top):
-        for row, (label, probability) in enumerate(zip(found.classes, found.probabilities, strict=True)):
-            table.add_row(found.image if row == 0 else "", label, f"{probability:.1%}")
-        table.add_section()
-    _print(table)
+    print_(prediction_table(classify(model, images, top=top), title=model))
+
+
+@app.command()
+def forecast(
+    file: Annotated[Path, typer.Argument(metavar="CSV_OR_PARQUET", help="A table of one or many series.")],
+    prediction_length: Annotated[
+        int | None, typer.Option("--prediction-length", "--horizon", help="Steps to forecast; default: the model's.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name of a forecaster.")] = "forecast-default",
+    timestamp: Annotated[
+        str, typer.Option(help="The column of time stamps, where its name does not say so.")
+    ] = "timestamp",
+    id_: Annotated[str, typer.Option("--id", help="The column that names the series of a long table.")] = "item_id",
+    target: Annotated[list[str] | None, typer.Option(help="A column to forecast, repeatable; default: all.")] = None,
+    freq: Annotated[
+        str | None, typer.Option(help="The step: h, D, W-SUN, MS, ...; default: found in the table.")
+    ] = None,
+    level: Annotated[
+        list[float] | None, typer.Option(help="A quantile level, repeatable; default: 0.1 to 0.9.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
+) -> None:
+    """Forecast every series of a table; write the forecast as CSV and its picture as PNG."""
+    from madzoo.workflows.forecast import NINE_LEVELS, forecast_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    csv, png = (out / f"{file.stem}_forecast.{kind}" for kind in ("csv", "png"))
+    found = forecast_file(
+        file,
+        model=model,
+        prediction_length=prediction_length,
+        quantile_levels=level or NINE_LEVELS,
+        timestamp_column=timestamp,
+        id_column=id_,
+        target=target or None,
+        freq=int(freq) if freq is not None and freq.isdecimal() else freq,
+        csv=csv,
+        png=png,
+    )
+    print_(forecast_table(found, title=f"{file.name}, {model}"))
+    typer.echo(f"{csv}\n{png}")
+
+
+@app.command()
+def evaluate(
+    name: Model,
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="fashion_mnist, cifar10, etth1, ...")],
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    horizon: Annotated[int | None, typer.Option(help="Steps to forecast; default: the model's, else 96.")] = None,
+    data_dir: DataDir = None,
+    batch_size: Annotated[int, typer.Option(help="Samples at a time; the numbers do not depend on it.")] = 256,
+    seed: Annotated[int | None, typer.Option(help="Of the training run, for the record.")] = None,
+    configurations_tested: Annotated[int | None, typer.Option(help="That ever met this split, for the record.")] = None,
+    record_in: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder whose evaluation.json gets the rows.")
+    ] = None,
+) -> None:
+    """Measure a model on a data set, with its baselines."""
+    from madzoo.workflows.evaluate import evaluate
+
+    rows = evaluate(
+        name,
+        dataset,
+        split=split,
+        horizon=horizon,
+        data_dir=data_dir,
+        batch_size=batch_size,
+        seed=seed,
+        configurations_tested=configurations_tested,
+        record_in=record_in,
+    )
+    print_(*map(result_table, rows))
 
 
 @app.command()
@@ -106,17 +174,7 @@ def geometry(
     from madzoo.workflows.report import geometry
 
     found = geometry(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir)
-    measured = found.local_dimension
-    table = _table(name, "what", ">value")
-    table.add_row("local dimension", f"≥ {measured.rank}, row-limited" if measured.row_limited else f"{measured.rank}")
-    table.add_row("parameters", f"{measured.num_params}")
-    table.add_row("rows", f"{measured.rows}")
-    table.add_row("last singular value counted", _number(measured.sigma_r))
-    table.add_row("first one not counted", _number(measured.sigma_next))
-    table.add_row("gap, in decades", _number(measured.gap_decades))
-    table.add_row("output", f"{measured.output}, {measured.dtype}")
-    table.add_row("sample", f"{found.n} of {found.dataset} {found.split}, seed {found.seed}")
-    _print(table)
+    print_(geometry_table(found, title=name))
 
 
 @app.command()
@@ -152,20 +210,29 @@ def train(
     from madzoo.workflows.train import train
 
     result = train(recipe, out=out, run_dir=run_dir, data_dir=data_dir, max_minutes=max_minutes, seed=seed)
-    typer.echo(str(result))
+    state = "finished" if result.finished else "stopped at a resumable point, the same command goes on"
+    metrics = ", ".join(f"{name} {value:.6g}" for name, value in result.metrics.items())
+    typer.echo(
+        f"{state}: step {result.step} of {result.total_steps}; validation at step {result.chosen_step}: {metrics}"
+    )
 
 
-def _table(title: str, *columns: str) -> Table:
-    """Makes a table; a column named with ">" is aligned to the right."""
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-    return table
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Folder for the forecast's CSV and PNG.")] = Path()) -> None:
+    """Show what the bundled models do: five pictures, one forecast, and the numbers of their cards."""
+    from madzoo.workflows.demo import demo
+
+    found = demo(out)
+    print_(
+        prediction_table(found.predictions, title="Five test images of Fashion-MNIST", truths=found.truths),
+        forecast_table(found.forecast, title="Weekly CO2 at Mauna Loa in ppm, forecast zero-shot"),
+        card_table(found.cards),
+    )
+    typer.echo(f"{found.csv}\n{found.png}")
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-def _print(renderable: Any) -> None:
-    Console().print(renderable)
+def print_(*tables: Table) -> None:
+    """Prints tables, each after an empty line."""
+    console = Console()
+    for table in tables:
+        console.print("", table)

@@ -25,7 +25,7 @@ FLOORS = [
     ["factory", "timm_registry"],
     ["hub"],
     ["workflows"],
-    ["__init__ < cli", "scripts"],
+    ["__init__ < tables < cli", "scripts"],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
@@ -51,6 +51,7 @@ THIRD_PARTY = {
     "training": {"torch", "accelerate", "numpy", "rich", "yaml"},
     "factory": {"torch", "timm"},
     "workflows": TABLES | {"PIL", "matplotlib", "rich", "safetensors", "yaml"},
+    "tables": {"rich"},
     "cli": {"rich", "typer"},
     "__init__": set(),
 }

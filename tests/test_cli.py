@@ -141,3 +141,80 @@ def test_every_command_explains_itself(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     assert "Usage" in out
+
+
+@pytest.fixture
+def forecaster(tmp_path):
+    """Writes a tiny forecaster; returns its name."""
+    torch.manual_seed(0)
+    sizes = {"context_length": 64, "prediction_length": 12, "patch_size": 8, "patch_stride": 8}
+    args = {"d_model": 4, "depth": 1, "quantile_levels": [i / 10 for i in range(1, 10)], **sizes}
+    state = create_model("patch_s4d_nano_512_96", **args).state_dict()
+    write_folder(
+        tmp_path / "forecaster", architecture="patch_s4d_nano_512_96", model_args=args, pretrained_cfg={}, state=state
+    )
+    return f"local-dir:{tmp_path / 'forecaster'}"
+
+
+@pytest.fixture
+def sales(tmp_path):
+    lines = [f"2024-{month:02}-01,{10 + month % 4},{month}" for month in range(1, 13)]
+    (tmp_path / "sales.csv").write_text("\n".join(["month,sales,returns", *lines]))
+    return tmp_path / "sales.csv"
+
+
+def test_forecast(run, forecaster, sales, tmp_path):
+    code, out, _ = run("forecast", sales, "--model", forecaster, "--out", tmp_path / "out")
+    assert code == 0
+    assert "2025-01-01" in out
+    assert "12 more rows" in out
+    written = (tmp_path / "out" / "sales_forecast.csv").read_text().splitlines()
+    assert len(written) == 1 + 2 * 12
+    assert (tmp_path / "out" / "sales_forecast.png").read_bytes()[:4] == b"\x89PNG"
+    assert "sales_forecast.csv" in out
+
+
+def test_forecast_takes_a_horizon_and_one_target(run, forecaster, sales, tmp_path):
+    options = ["--horizon", 3, "--target", "returns", "--timestamp", "month", "--freq", "MS", "--level", 0.25]
+    code, _, _ = run("forecast", sales, "--model", forecaster, "--out", tmp_path, *options)
+    written = (tmp_path / "sales_forecast.csv").read_text().splitlines()
+    assert code == 0
+    assert len(written) == 4
+    assert written[0].endswith("predictions,0.25")
+    assert all("returns" in line for line in written[1:])
+
+
+BAD_TABLES = {
+    "missing": None,
+    "empty": "",
+    "header": "month,sales\n",
+    "text": "month,sales\n2024-01-01,many\n2024-02-01,2\n",
+    "unsorted": "month,sales\n2024-02-01,1\n2024-01-01,2\n2024-03-01,2\n",
+    "duplicate": "month,sales\n2024-01-01,1\n2024-01-01,2\n2024-02-01,2\n",
+    "timeless": "sales\n1\n2\n",
+    "binary": "\x00\x01\x02\x03",
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_forecast_refuses(refused, forecaster, tmp_path, name):
+    if BAD_TABLES[name] is not None:
+        (tmp_path / f"{name}.csv").write_text(BAD_TABLES[name])
+    line = refused("forecast", tmp_path / f"{name}.csv", "--model", forecaster, "--out", tmp_path)
+    assert len(line) > 30
+
+
+def test_forecast_refuses_options(refused, forecaster, classifier, sales, tmp_path):
+    assert "no forecaster" in refused("forecast", sales, "--model", classifier, "--out", tmp_path)
+    assert "prediction_length" in refused("forecast", sales, "--model", forecaster, "--horizon", 0, "--out", tmp_path)
+    assert "profit" in refused("forecast", sales, "--model", forecaster, "--target", "profit", "--out", tmp_path)
+    assert "freq" in refused("forecast", sales, "--model", forecaster, "--freq", "sometimes", "--out", tmp_path)
+    (tmp_path / "file").touch()
+    assert "file" in refused("forecast", sales, "--model", forecaster, "--out", tmp_path / "file")
+
+
+def test_evaluate_geometry_and_card_refuse(refused, classifier, tmp_path):
+    assert "cifar10" in refused("evaluate", classifier, "cifar11", "--data-dir", tmp_path)
+    assert "no_such" in refused("evaluate", "no_such_model", "cifar10")
+    assert "no_such" in refused("geometry", "no_such_model")
+    assert "README.md" in refused("card", classifier, "--check")

@@ -1,0 +1,92 @@
+"""Records as tables for the terminal: one function per record, and nothing is computed here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+__all__ = ["card_table", "forecast_table", "geometry_table", "prediction_table", "result_table"]
+
+SHOWN_ROWS = 12
+
+
+def prediction_table(predictions: Sequence[Any], *, title: str, truths: Sequence[str] = ()) -> Table:
+    """Shows :class:`madzoo.workflows.classify.ImagePrediction` records, one class a row, beside the truth if known."""
+    table = _table(title, "image", "class", ">probability", *(["label"] if truths else []))
+    for position, found in enumerate(predictions):
+        for row, (label, probability) in enumerate(zip(found.classes, found.probabilities, strict=True)):
+            image, truth = (found.image, truths[position : position + 1]) if row == 0 else ("", ())
+            table.add_row(image, label, f"{probability:.1%}", *truth)
+        table.add_section()
+    return table
+
+
+def forecast_table(forecast: Any, *, title: str) -> Table:
+    """Shows the first rows of a table of :func:`madzoo.forecast`: its keys, the median, the outermost quantiles."""
+    ids, stamps, *_ = forecast.columns
+    low, high = forecast.columns[4], forecast.columns[-1]
+    table = _table(title, str(ids), str(stamps), "target", ">median", f">{low}", f">{high}")
+    for row in forecast.head(SHOWN_ROWS).to_dict("records"):
+        numbers = (_number(row[name]) for name in ("predictions", low, high))
+        table.add_row(str(row[ids]), str(row[stamps]), str(row["target_name"]), *numbers)
+    if len(forecast) > SHOWN_ROWS:
+        table.add_row("...", f"{len(forecast) - SHOWN_ROWS} more rows", *[""] * 4)
+    return table
+
+
+def result_table(row: Any) -> Table:
+    """Shows a :class:`madzoo.evaluation.ResultRow`: its metrics with intervals, then its baselines."""
+    table = _table(f"{row.model} on {row.n} samples of {row.dataset} {row.split}", "metric", ">value", ">95 %")
+    for metric, value in row.metrics.items():
+        table.add_row(metric, f"{value:.6g}", " to ".join(map(_number, row.intervals.get(metric, []))))
+    for baseline, metrics in row.baselines.items():
+        table.add_section()
+        for metric, value in metrics.items():
+            table.add_row(f"{baseline}: {metric}", f"{value:.6g}", "")
+    return table
+
+
+def geometry_table(report: Any, *, title: str) -> Table:
+    """Shows a :class:`madzoo.geometry.GeometryReport`; a rank that the sample limited is written as a bound."""
+    measured = report.local_dimension
+    rank = f"≥ {measured.rank} ({measured.rows} rows)" if measured.row_limited else f"{measured.rank}"
+    lines = {
+        "local dimension": rank,
+        "parameters": f"{measured.num_params}",
+        "rows": f"{measured.rows}",
+        "last singular value counted": _number(measured.sigma_r),
+        "first one not counted": _number(measured.sigma_next),
+        "gap, in decades": _number(measured.gap_decades),
+        "output": f"{measured.output}, {measured.dtype}",
+        "sample": f"{report.n} of {report.dataset} {report.split}, seed {report.seed}",
+    }
+    table = _table(title, "what", ">value")
+    for what, value in lines.items():
+        table.add_row(what, value)
+    return table
+
+
+def card_table(cards: Sequence[Any]) -> Table:
+    """Shows :class:`madzoo.workflows.demo.CardSummary` records, one model a row."""
+    columns = ("model", ">parameters", "measured", ">local dimension", ">int8 drop", ">int4 drop")
+    table = _table("What the cards of the bundled models say", *columns)
+    for card in cards:
+        measured = "" if card.value is None else f"{card.metric} {card.value:.4f} on {card.dataset}"
+        drops = (
+            "" if drop is None else f"{drop:+.4f} {card.rounded_metric}"
+            for drop in (card.drop_8_bits, card.drop_4_bits)
+        )
+        table.add_row(card.model, f"{card.num_params or ''}", measured, card.local_dimension or "", *drops)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Makes a table; a column named with ">" is aligned to the right."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
