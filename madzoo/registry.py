@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, DuplicateModelError, UnknownModelError, UnknownTagError, nearest
 
-__all__ = ["TASKS", "ModelSpec", "PretrainedCfg", "find_spec", "list_specs", "override_config", "register_alias", "register_model"]
+__all__ = [
+    "TASKS",
+    "ModelSpec",
+    "PretrainedCfg",
+    "find_spec",
+    "list_specs",
+    "override_config",
+    "register_alias",
+    "register_model",
+]
 
 TASKS = ("image-classification", "time-series-forecasting")
 NAME = re.compile(r"(?P<arch>[a-z0-9_]+)(?:\.(?P<tag>[a-z0-9_-]+))?")

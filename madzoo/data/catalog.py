@@ -79,8 +79,17 @@ _ALL = (
         mean=(0.2860,),
         std=(0.3530,),
         class_names=(
-            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-        ),  # fmt: skip
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
         hub_id="zalando-datasets/fashion_mnist",
     ),
     DatasetSpec(
@@ -99,8 +108,8 @@ _ALL = (
         class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         hub_id="uoft-cs/cifar10",
         caveat=(
-            "The numbers of this card are on a JPEG-compressed copy of CIFAR-10 (quality about 75, 4:2:0 chroma): do not "
-            "compare them with numbers on the original pixels."
+            "The numbers of this card are on a JPEG-compressed copy of CIFAR-10 (quality about 75, 4:2:0 chroma): "
+            "do not compare them with numbers on the original pixels."
         ),
     ),
     _ett("ETTh1", ETT_HOURLY, 24),

@@ -68,7 +68,7 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
         if paths is not None:
             return pd.read_parquet(paths[0])
         if spec.url is None:
-            raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir or MADZOO_DATA_DIR")
+            raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
         return pd.read_csv(spec.url, parse_dates=[0], float_precision="round_trip")
     except OSError as error:
         raise DataError(

@@ -8,8 +8,8 @@ __all__ = ["adapt_stem_weight"]
 def adapt_stem_weight(weight: Tensor, in_chans: int) -> Tensor:
     """Returns a stem's convolution weight for ``in_chans`` channels, as timm adapts it.
 
-    One channel: the sum over the old ones. More: the old ones repeated in turn, scaled so that constant images over
-    all channels give the same response.
+    One channel: the sum over the old ones. Other numbers: the old ones repeated in turn and scaled by old / new, so
+    that a multiple of the old number answers to repeated channels as before.
 
     Shapes:
         [D, C, K, K] -> [D, in_chans, K, K].

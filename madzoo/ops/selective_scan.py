@@ -4,6 +4,7 @@ B batch, D channels, G groups, L length, N states.
 """
 
 import logging
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -20,6 +21,38 @@ _log = logging.getLogger(__name__)
 _told: set[str] = set()
 
 
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: Literal[False] = False,
+    *,
+    reverse: bool = False,
+    backend: str = "auto",
+) -> Tensor: ...
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    return_last_state: Literal[True],
+    reverse: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -35,7 +68,7 @@ def selective_scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Runs the input-dependent diagonal recurrence ``h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t``, ``y_t = C_t h_t + D u_t``.
+    """Runs the recurrence ``h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t``, ``y_t = C_t h_t + D u_t`` of every channel.
 
     With ``z`` the output is gated, ``y_t * silu(z_t)``. With complex ``A`` the output is ``2 Re(C_t h_t)``.
     Half-precision inputs are computed in float32; the output has the dtype of ``u``.
@@ -127,8 +160,10 @@ def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *re
     if length == 0:
         raise ShapeError("selective_scan: the sequence is empty.", asked=f"u {_shape(u)}")
     skip, gate, bias = rest
-    fixed = {"delta": (delta, u.shape), "z": (gate, u.shape), "D": (skip, (channels,)), "delta_bias": (bias, (channels,))}
-    for name, (tensor, shape) in fixed.items():
+    like_u = {"delta": delta, "z": gate}
+    per_channel = {"D": skip, "delta_bias": bias}
+    for name, tensor in (like_u | per_channel).items():
+        shape = u.shape if name in like_u else (channels,)
         if tensor is not None and tensor.shape != shape:
             raise ShapeError(f"selective_scan: {name} does not fit u.", asked=_shape(tensor), todo=f"{list(shape)}")
     if A.dim() != 2 or A.shape[0] != channels:

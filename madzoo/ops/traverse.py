@@ -35,7 +35,9 @@ def to_grid(x_BLD: Tensor, height: int, width: int, *, route: str) -> Tensor:
         ConfigError: on an unknown route.
     """
     _check(route)
-    return x_BLD.unflatten(1, (height, width)) if route == "rows" else x_BLD.unflatten(1, (width, height)).transpose(1, 2)
+    if route == "rows":
+        return x_BLD.unflatten(1, (height, width))
+    return x_BLD.unflatten(1, (width, height)).transpose(1, 2)
 
 
 def _check(route: str) -> None:

@@ -61,6 +61,12 @@ class TrainingResult:
     state: Mapping[str, Tensor]
     seconds: float
 
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{name} {value:.6g}" for name, value in self.metrics.items())
+        if not self.finished:
+            return f"stopped at step {self.step} of {self.total_steps}; the same command goes on from there"
+        return f"finished at step {self.step}; validation at the chosen step {self.chosen_step}: {numbers}"
+
 
 @dataclass(slots=True)
 class _Progress:
@@ -135,9 +141,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 class _Run:
-    def __init__(
-        self, model: nn.Module, recipe: Recipe, files: RunFiles, accelerator: Accelerator, total: int
-    ) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, files: RunFiles, accelerator: Accelerator, total: int) -> None:
         self.recipe, self.files, self.accelerator, self.total = recipe, files, accelerator, total
         self.progress = _Progress()
         self.raw = model.to(accelerator.device)

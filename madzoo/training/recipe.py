@@ -82,7 +82,8 @@ class Recipe:
             if getattr(self, key) < 0:
                 raise ConfigError(f"{key} must be at least 0.", asked=f"{key}={getattr(self, key)}")
         if not 0 <= self.min_lr <= self.lr or not 0 <= self.ema_decay < 1:
-            raise ConfigError("0 <= min_lr <= lr and 0 <= ema_decay < 1 must hold.", asked=f"{self.lr=}, {self.ema_decay=}")
+            found = f"lr={self.lr}, min_lr={self.min_lr}, ema_decay={self.ema_decay}"
+            raise ConfigError("0 <= min_lr <= lr and 0 <= ema_decay < 1 must hold.", asked=found)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":

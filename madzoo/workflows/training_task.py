@@ -15,8 +15,8 @@ from madzoo.data.load import load_image_split, load_table
 from madzoo.data.series_steps import SyntheticSteps, WindowSteps
 from madzoo.data.windows import Borders, Windows, split_windows
 from madzoo.errors import ConfigError
-from madzoo.training.losses import cross_entropy, mean_squared_error, pinball
 from madzoo.training.loop import StepSource
+from madzoo.training.losses import cross_entropy, mean_squared_error, pinball
 from madzoo.training.recipe import Recipe
 from madzoo.training.validation import score_classifier, score_forecaster
 
@@ -80,7 +80,7 @@ def _images(
     augmentation = Augmentation(**{name: getattr(recipe, name) for name in fields})
     pixels = {"mean": spec.mean, "std": spec.std}
     return TrainingTask(
-        source=ImageSteps(train, augmentation, **pixels, **share),
+        source=ImageSteps(train, augmentation, mean=spec.mean, std=spec.std, **share),
         loss=partial(cross_entropy, label_smoothing=recipe.label_smoothing),
         validate=lambda model: score_classifier(model, image_batches(held_out, **pixels, batch_size=500)),
         example=next(image_batches(held_out, **pixels, batch_size=4))[0],

@@ -16,7 +16,8 @@ SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
 def run(folder, *when):
-    return subprocess.run([sys.executable, str(SCRIPT), str(folder), *when], capture_output=True, text=True, timeout=240)
+    command = [sys.executable, str(SCRIPT), str(folder), *when]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def digest(state):

@@ -19,10 +19,10 @@ from madzoo.training.validation import score_classifier
 
 PIXELS = {"mean": (0.5,), "std": (0.25,)}
 RECIPE = Recipe(
-    name="tiny.run", dataset="random", epochs=3, batch_size=8, lr=1e-2, warmup_steps=2, weight_decay=0.01, clip_norm=1.0,
-    ema_decay=0.9, loss="cross_entropy", mixup=0.4, cutmix=1.0, crop_padding=1, flip=True, save_every=4, log_every=3,
-    workers=2, select="best",
+    name="tiny.run", dataset="random", epochs=3, batch_size=8, lr=1e-2, warmup_steps=2, weight_decay=0.01,
+    clip_norm=1.0, ema_decay=0.9, loss="cross_entropy", save_every=4, log_every=3, workers=2, select="best",
 )  # fmt: skip
+AUGMENTATION = Augmentation(crop_padding=1, flip=True, mixup=0.4, cutmix=1.0)
 
 
 def kill():
@@ -42,9 +42,7 @@ def main(run_dir, when):
         img_size=8, in_chans=1, num_classes=3, embed_dim=8, depth=2, d_state=2, dt_rank=1, drop_rate=0.1,
         drop_path_rate=0.2,
     )  # fmt: skip
-    source = ImageSteps(
-        random_images(48), Augmentation(crop_padding=1, flip=True, mixup=0.4, cutmix=1.0), **PIXELS, batch_size=8, seed=0
-    )
+    source = ImageSteps(random_images(48), AUGMENTATION, **PIXELS, batch_size=8, seed=0)
     validations = []
 
     def validate(model):
@@ -69,7 +67,7 @@ def main(run_dir, when):
         Weft(config), source, cross_entropy, validate, RECIPE, run_dir, on_step=on_step,
         max_minutes=0 if when == "minutes" else None,
     )  # fmt: skip
-    print("finished" if result.finished else f"stopped at {result.step}")
+    sys.stdout.write("finished\n" if result.finished else f"stopped at {result.step}\n")
 
 
 if __name__ == "__main__":
