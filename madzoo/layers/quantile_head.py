@@ -18,6 +18,8 @@ class QuantileHead(nn.Module):
         num_quantiles: Q.
         bottleneck: width of a hidden layer between tokens and forecast; 0 for none, one linear map.
         dropout: probability of dropping a token feature.
+        gated: add a given anchor to every step, weighed by a gate that the tokens open; it lets one network forecast
+            both series that stay at their last value and series that return to their mean.
 
     The quantiles are sorted at the output: what is learned for level q is thus always the q-th of the set, and the
     pinball loss is never larger after sorting than before.
@@ -34,6 +36,7 @@ class QuantileHead(nn.Module):
         num_quantiles: int,
         bottleneck: int = 0,
         dropout: float = 0.0,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.shape = (prediction_length, num_quantiles)
@@ -41,14 +44,17 @@ class QuantileHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.GELU()) if bottleneck else nn.Identity()
         self.projection = nn.Linear(bottleneck or width, prediction_length * num_quantiles)
+        self.gate = nn.Linear(bottleneck or width, prediction_length) if gated else None
 
-    def forward(self, x_BTD: Tensor, shift_BH: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, *, shift_BH: Tensor | None = None, anchor_B1: Tensor | None = None) -> Tensor:
         """Returns sorted quantiles.
 
-        Shapes: x [B, T, D], shift [B, H] (added to every quantile) -> [B, H, Q].
+        Shapes: x [B, T, D], shift [B, H] (added to every quantile), anchor [B, 1] (for a gated head) -> [B, H, Q].
         """
         hidden = self.bottleneck(self.dropout(x_BTD.flatten(1)))
         y_BHQ = self.projection(hidden).unflatten(-1, self.shape)
         if shift_BH is not None:
             y_BHQ = y_BHQ + shift_BH.unsqueeze(-1)
+        if self.gate is not None and anchor_B1 is not None:
+            y_BHQ = y_BHQ + (self.gate(hidden).sigmoid() * anchor_B1).unsqueeze(-1)
         return y_BHQ.sort(dim=-1).values

@@ -17,11 +17,13 @@ class ScaledSeries(NamedTuple):
     Attributes:
         values: [B, L], mean 0 and population standard deviation 1 over the observed steps, 0 where missing.
         observed: [B, L], True where a finite value was given.
+        last: [B, 1], the last observed one of the values, 0 without any.
         location, scale: [B, 1], in the units of the series; scale is 0 for a constant series.
     """
 
     values: Tensor
     observed: Tensor
+    last: Tensor
     location: Tensor
     scale: Tensor
 
@@ -53,7 +55,8 @@ class SeriesScaler(nn.Module):
         observed = torch.isfinite(x)
         x = torch.where(observed, x, 0)
         # Halves, so that the distance between the two largest numbers of the dtype does not overflow.
-        half_anchor = 0.5 * x.gather(-1, _last(observed))
+        where_last = _last(observed)
+        half_anchor = 0.5 * x.gather(-1, where_last)
         shifted = torch.where(observed, 0.5 * x - half_anchor, 0)
         reach = shifted.abs().amax(-1, keepdim=True)
         unit = shifted / torch.where(reach > 0, reach, 1)
@@ -63,7 +66,7 @@ class SeriesScaler(nn.Module):
         deviation = (centred.square().sum(-1, keepdim=True) / count).sqrt()
         values = centred / torch.where(deviation > 0, deviation, 1)
         location, scale = _finite(2 * (half_anchor + reach * mean)), _finite(2 * reach * deviation)
-        return ScaledSeries(values, observed, location, scale)
+        return ScaledSeries(values, observed, values.gather(-1, where_last), location, scale)
 
     def restore(self, y: Tensor, scaled: ScaledSeries) -> Tensor:
         """Brings forecasts back to the units of their series; the result is finite.

@@ -13,12 +13,20 @@ def test_sorted_shifted_and_trained(bottleneck, num_quantiles):
         num_tokens=4, d_model=3, prediction_length=6, num_quantiles=num_quantiles, bottleneck=bottleneck
     )
     x, shift = torch.randn(2, 4, 3), torch.randn(2, 6)
-    y = head(x, shift)
+    y = head(x, shift_BH=shift)
     assert y.shape == (2, 6, num_quantiles)
     assert y.diff(dim=-1).ge(0).all()
     torch.testing.assert_close(y - shift.unsqueeze(-1), head(x))
     y.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.parameters())
+
+
+def test_gate_weighs_the_anchor():
+    head = QuantileHead(num_tokens=4, d_model=3, prediction_length=6, num_quantiles=2, gated=True)
+    x, anchor = torch.randn(5, 4, 3), torch.randn(5, 1)
+    share = (head(x, anchor_B1=anchor) - head(x)) / anchor.unsqueeze(-1)
+    assert ((share > 0) & (share < 1)).all() and share.std() > 0.01
+    torch.testing.assert_close(share[..., 0], share[..., 1], rtol=1e-3, atol=1e-4)
 
 
 def test_sorting_never_raises_the_pinball_loss():

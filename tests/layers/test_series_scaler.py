@@ -20,6 +20,7 @@ def test_standardises_observed_steps():
     assert scaled.values[0, 5:20].eq(0).all() and not scaled.observed[0, 5:20].any()
     torch.testing.assert_close(seen.mean(), torch.zeros((), dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(seen.square().mean(), torch.ones((), dtype=torch.float64))
+    assert torch.equal(scaled.last, scaled.values[:, -1:])
     restored = SeriesScaler().restore(scaled.values, scaled)
     torch.testing.assert_close(restored[scaled.observed], x[scaled.observed])
 
@@ -41,7 +42,10 @@ def test_degenerate_series(dtype):
     )
     scaled = SeriesScaler()(x)
     forecast = SeriesScaler().restore(torch.full((5, 2), 4.0, dtype=dtype), scaled)
-    assert all(part.isfinite().all() for part in scaled[:1] + scaled[2:]) and forecast.isfinite().all()
+    assert (
+        all(part.isfinite().all() for part in (scaled.values, scaled.last, scaled.location, scaled.scale))
+        and forecast.isfinite().all()
+    )
     assert forecast[0].eq(7.5).all() and forecast[1].eq(0).all() and forecast[2].eq(3).all()
     assert scaled.values[4].abs().max() > 1
 

@@ -23,7 +23,7 @@ PARAMETERS = {
     "patch_s4d_nano_336_96": (50_192, 336 * 96),
     "patch_s4d_nano_512_96": (56_656, 512 * 96),
     "patch_s4d_tiny_512_96": (119_360, 512 * 96),
-    "patch_s4d_small_672_168": (529_256, 672 * 168),
+    "patch_s4d_small_672_168": (529_256 + 129 * 168, 672 * 168),
 }
 
 
@@ -52,6 +52,7 @@ def past(length=63, channels=2, seed=1):
         {},
         {"bidirectional": False},
         {"bottleneck": 7, "linear_skip": False},
+        {"bottleneck": 7, "last_value_gate": True, "final_norm": False},
         {"quantile_levels": (0.5,)},
         {"patch_size": 63, "patch_stride": 63},
         {"patch_size": 1, "patch_stride": 1, "depth": 1},
@@ -156,8 +157,9 @@ def test_another_horizon_restarts_the_head_alone():
     adapt = adapter()
     state = build().state_dict()
     assert adapt(state, SMALL, dataclasses.replace(SMALL, dropout=0.1)) == state
-    longer = dataclasses.replace(SMALL, prediction_length=20)
-    kept = adapt(state, SMALL, longer)
+    gated = dataclasses.replace(SMALL, last_value_gate=True)
+    longer = dataclasses.replace(gated, prediction_length=20)
+    kept = adapt(build(last_value_gate=True).state_dict(), gated, longer)
     missing, unexpected = PatchS4D(longer).double().load_state_dict(kept, strict=False)
     assert set(missing) == set(HORIZON_TENSORS) and not unexpected
 

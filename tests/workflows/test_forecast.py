@@ -67,8 +67,8 @@ def test_batches_change_nothing():
 def test_own_column_names_and_several_targets():
     table = long_table().rename(columns={"item_id": "shop", "timestamp": "when", "target": "sales"})
     table["visits"] = -table["sales"]
-    names = {"id_column": "shop", "timestamp_column": "when"}
-    found = forecast(Spread(), table, prediction_length=2, target=["sales", "visits"], **names)
+    targets = ["sales", "visits"]
+    found = forecast(Spread(), table, prediction_length=2, target=targets, id_column="shop", timestamp_column="when")
     assert list(found)[:3] == ["shop", "when", "target_name"]
     assert found["target_name"].tolist() == ["sales", "sales", "visits", "visits"] * 2
     assert found["predictions"].tolist() == [21, 21, -21, -21, 31, 31, -31, -31]

@@ -46,6 +46,8 @@ class PatchS4DConfig:
         quantile_levels: strictly increasing levels; ``(0.5,)`` for a point forecast of the median.
         linear_skip: add a linear map of the scaled context, shared by the quantiles (L H parameters, zero at first).
         bottleneck: hidden width of the head; 0 for one linear map.
+        last_value_gate: add the last observed value, weighed by a learned gate per step (see :class:`QuantileHead`).
+        final_norm: normalise the tokens before the head; without it their size reaches the head.
         dropout: probability of dropping an activation, in blocks and head.
 
     Raises:
@@ -66,6 +68,8 @@ class PatchS4DConfig:
     quantile_levels: tuple[float, ...] = (0.5,)
     linear_skip: bool = True
     bottleneck: int = 0
+    last_value_gate: bool = False
+    final_norm: bool = True
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -119,7 +123,8 @@ class PatchS4D(Forecaster):
         self.pos_embed = nn.Parameter(0.02 * torch.randn(config.num_tokens, config.d_model))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(PatchS4DBlock(config) for _ in range(config.depth))
-        self.norm = nn.RMSNorm(config.d_model, eps=1e-5, elementwise_affine=False)
+        norm = nn.RMSNorm(config.d_model, eps=1e-5, elementwise_affine=False)
+        self.norm = norm if config.final_norm else nn.Identity()
         self.head = QuantileHead(
             num_tokens=config.num_tokens,
             d_model=config.d_model,
@@ -127,6 +132,7 @@ class PatchS4D(Forecaster):
             num_quantiles=len(config.quantile_levels),
             bottleneck=config.bottleneck,
             dropout=config.dropout,
+            gated=config.last_value_gate,
         )
         self.linear_skip: nn.Linear | None = None
         if config.linear_skip:
@@ -147,7 +153,8 @@ class PatchS4D(Forecaster):
         scaled = self.scaler(self._fit_context(past_values.mT.flatten(0, 1)))
         values_BL = scaled.values.to(self.pos_embed.dtype)
         skip_BH = self.linear_skip(values_BL) if self.linear_skip is not None else None
-        y_BHQ = self.head(self.encode(values_BL, scaled.observed), skip_BH)
+        tokens_BTD = self.encode(values_BL, scaled.observed)
+        y_BHQ = self.head(tokens_BTD, shift_BH=skip_BH, anchor_B1=scaled.last.to(values_BL.dtype))
         return self.scaler.restore(y_BHQ, scaled).unflatten(0, (-1, channels)).transpose(1, 2)
 
     def encode(self, values_BL: Tensor, observed_BL: Tensor) -> Tensor:
@@ -224,7 +231,13 @@ class PatchS4DBlock(nn.Module):
 
 
 # What another horizon re-initialises: the only tensors whose shape holds H.
-HORIZON_TENSORS = ("head.projection.weight", "head.projection.bias", "linear_skip.weight")
+HORIZON_TENSORS = (
+    "head.projection.weight",
+    "head.projection.bias",
+    "head.gate.weight",
+    "head.gate.bias",
+    "linear_skip.weight",
+)
 ADAPTABLE = ("prediction_length", "dropout", "dt_min", "dt_max")
 
 
@@ -291,6 +304,8 @@ _register(
         d_model=64,
         depth=3,
         bottleneck=128,
+        last_value_gate=True,
+        final_norm=False,
         quantile_levels=NINE_LEVELS,
     ),
     {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic")},
