@@ -50,7 +50,7 @@ def usage(records: CardRecords) -> str:
         code = (
             'table = pandas.read_csv("series.csv", parse_dates=["timestamp"])\n'
             f'forecast = madzoo.forecast("{records.name}", table, prediction_length=24)\n'
-            'print(forecast[["timestamp", "0.1", "0.5", "0.9"]])'
+            'print(forecast[["timestamp", "predictions"]])'
         )
         code = f"import pandas\n\n{code}"
     return f"```python\nimport madzoo\n{code}\n```"
@@ -180,7 +180,8 @@ def _mean_line(rows: list[Row], names: list[str]) -> list[str]:
 
 def _title(row: Row) -> str:
     horizon = f", horizon {row.settings['horizon']}" if "horizon" in row.settings else ""
-    return f"{row.dataset}, {row.split}{horizon}:"
+    units = f", in {row.settings['units']}" if "units" in row.settings else ""
+    return f"{row.dataset}, {row.split}{horizon}{units}:"
 
 
 def _how(records: CardRecords, row: Row) -> str:

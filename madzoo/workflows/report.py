@@ -21,6 +21,7 @@ from madzoo.geometry.report import SCHEMA as GEOMETRY_SCHEMA
 from madzoo.quantization import SensitivityReport, sensitivity
 from madzoo.quantization.sensitivity import SCHEMA as QUANTIZATION_SCHEMA
 from madzoo.workflows.card_plots import plot_sensitivity
+from madzoo.workflows.repeat import geometry_differences, sensitivity_differences
 from madzoo.workflows.report_data import ReportData, load_report_data
 from madzoo.workflows.training_task import SYNTHETIC
 
@@ -77,14 +78,23 @@ def geometry(
     return _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed)).geometry()
 
 
-def check(name: Path | str) -> Path:
+def check(name: Path | str, *, recompute: bool = False, data_dir: Path | str | None = None) -> Path:
     """Checks a folder's hashes and card, offline and without data; returns the folder.
 
+    Args:
+        name: a checkpoint folder, or the name of a bundled model.
+        recompute: also measure both reports again, on the data, and compare; nothing is written.
+        data_dir: local data folder, for ``recompute``.
+
     Raises:
-        CheckpointError: when they disagree; see :func:`madzoo.checkpoint.card.check_card`.
+        CheckpointError: when something disagrees; see :func:`madzoo.checkpoint.card.check_card`, and
+            :mod:`madzoo.workflows.repeat` for the tolerances.
+        DataError: when the data cannot be read.
     """
     folder = find_folder(name)
     check_card(folder)
+    if recompute and (wrong := _Subject(folder=folder, data_dir=data_dir).differences()):
+        raise CheckpointError("the reports could not be repeated.", asked=folder, looked="; ".join(wrong))
     return folder
 
 
@@ -117,7 +127,7 @@ class _Subject:
 
     folder: Path
     data_dir: Path | str | None
-    asked: tuple[str | None, str | None, int | None]
+    asked: tuple[str | None, str | None, int | None] = (None, None, None)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -181,6 +191,15 @@ class _Subject:
                 data_fingerprint=data.fingerprint,
                 weights_sha256=self.checkpoint.sha256,
             )
+
+    def differences(self) -> list[str]:
+        """What a repeated measurement says otherwise than the reports present."""
+        wrong: list[str] = []
+        if present := read_report(self.folder, GEOMETRY_FILE):
+            wrong += geometry_differences(GeometryReport.from_dict(present), self.geometry())
+        if present := read_report(self.folder, QUANTIZATION_FILE):
+            wrong += sensitivity_differences(SensitivityReport.from_dict(present), self.sensitivity())
+        return wrong
 
 
 def _flat(present: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ __all__ = ["ReportData", "check_task", "load_report_data"]
 
 METRIC_SAMPLES = 2000
 GEOMETRY_SAMPLES = 16
-JACOBIAN_BYTES = 2**31
+JACOBIAN_BYTES = 2**31  # what several samples may take
+LARGEST_JACOBIAN = 2**34  # what one sample may take; beyond, a machine would swap for hours
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ def load_report_data(
     quantization, z-scored. Geometry gets fewer samples where its Jacobian would pass 2 GiB, never fewer than one.
 
     Raises:
-        ConfigError: when the data set is unknown, or not for this model.
+        ConfigError: when the data set is unknown, or not for this model, or one sample's Jacobian would pass 16 GiB.
         DataError: when the data cannot be read.
     """
     draw = np.random.default_rng(seed)
@@ -158,5 +159,12 @@ def _rows(model: Any) -> int:
 
 
 def _sample_count(model: nn.Module, rows_per_sample: int) -> int:
-    fitting = JACOBIAN_BYTES // (8 * rows_per_sample * max(count_parameters(model), 1))
-    return max(1, min(GEOMETRY_SAMPLES, fitting))
+    size = 8 * rows_per_sample * max(count_parameters(model), 1)
+    if size > LARGEST_JACOBIAN:
+        raise ConfigError(
+            "the model is too large for a dense Jacobian of even one sample.",
+            asked=f"{rows_per_sample:,} rows of {count_parameters(model):,} parameters in float64",
+            resolved=f"{size / 2**30:.0f} GiB, of {LARGEST_JACOBIAN / 2**30:.0f} allowed",
+            todo="madzoo.geometry.local_dimension on a smaller model, or on fewer outputs",
+        )
+    return max(1, min(GEOMETRY_SAMPLES, JACOBIAN_BYTES // size))

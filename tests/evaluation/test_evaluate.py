@@ -27,8 +27,9 @@ def series(**changes: Any) -> ForecastingBenchmark:
     table = torch.randn(400, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cumsum(0)
     borders, lengths = Borders(train=200, val=100, test=100), {"context_length": 24, "prediction_length": 6}
     parts = {name: split_windows(table, borders, name, **lengths) for name in ("train", "validation", "test")}
-    windows: dict[str, Any] = {"windows": parts["test"], "train": parts["train"], "validation": parts["validation"]}
-    return ForecastingBenchmark(dataset="walk", split="test", **(windows | {"seasonality": 12} | changes))
+    options: dict[str, Any] = {"windows": parts["test"], "train": parts["train"], "validation": parts["validation"]}
+    options |= {"seasonality": 12} | changes
+    return ForecastingBenchmark(dataset="walk", split="test", **options)
 
 
 def test_a_classifier() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from madzoo.checkpoint.card import write_card
 from madzoo.checkpoint.folder import write_folder
 from madzoo.checkpoint.weights import read_weights
 from madzoo.errors import CheckpointError, ConfigError, UnknownModelError
@@ -126,6 +127,26 @@ def test_the_sample_is_cut_where_the_jacobian_would_not_fit(
     monkeypatch.setattr("madzoo.workflows.report_data.JACOBIAN_BYTES", 1000)
     found = geometry(toy, data_dir=data_folder)
     assert found.n == 1 and found.local_dimension.rows == 10
+    monkeypatch.setattr("madzoo.workflows.report_data.LARGEST_JACOBIAN", 1000)
+    with pytest.raises(ConfigError, match="too large"):
+        geometry(toy, data_dir=data_folder)
+
+
+def test_numbers_repeat_within_their_tolerances(toy: Path, data_folder: Path) -> None:
+    report(toy, data_dir=data_folder, recompute=True)
+    check(toy, recompute=True, data_dir=data_folder)
+    stated = {name: load(toy, name) for name in ("geometry.json", "quantization.json")}
+    falsified = {
+        "rank": ("geometry.json", {"measured": stated["geometry.json"]["measured"] | {"rank": 9}}),
+        "sigma_max": ("geometry.json", {"measured": stated["geometry.json"]["measured"] | {"sigma_max": 1.0}}),
+        "reference": ("quantization.json", {"reference": stated["quantization.json"]["reference"] + 0.03}),
+    }
+    for word, (name, change) in falsified.items():
+        (toy / name).write_text(json.dumps(stated[name] | change))
+        write_card(toy)
+        with pytest.raises(CheckpointError, match=word):
+            check(toy, recompute=True, data_dir=data_folder)
+        (toy / name).write_text(json.dumps(stated[name]))
 
 
 def test_the_service_alone_gives_the_same_rank(reported: Path) -> None:
