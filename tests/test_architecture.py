@@ -25,7 +25,7 @@ FLOORS = [
     ["factory", "timm_registry"],
     ["hub"],
     ["workflows"],
-    ["__init__ < tables < cli", "scripts"],
+    ["__init__ < tables < cli < scripts"],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
