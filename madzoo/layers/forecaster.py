@@ -67,7 +67,7 @@ class Forecaster(nn.Module):
                 quantiles = self._roll_out(self._stack(past_values), horizon)
         finally:
             self.train(was_training)
-        return quantiles @ weights_QM.to(quantiles).mT, quantiles.mean(-1)
+        return quantiles @ weights_QM.to(quantiles).mT, _mean(quantiles)
 
     def init_state(self, batch_size: int) -> Any:
         """Refuses: overridden by causal models.
@@ -126,6 +126,12 @@ def _as_series(x: Any) -> Tensor:
     if series.ndim not in (1, 2):
         raise ShapeError("a series is [L] or [L, C].", asked=list(series.shape))
     return series.unsqueeze(-1) if series.ndim == 1 else series
+
+
+def _mean(quantiles: Tensor) -> Tensor:
+    # Divided first and kept between the outer quantiles, so that the largest numbers of the dtype do not overflow.
+    mean = (quantiles / quantiles.shape[-1]).sum(-1)
+    return mean.clamp(quantiles.amin(-1), quantiles.amax(-1))
 
 
 def _floating(x: Tensor) -> Tensor:

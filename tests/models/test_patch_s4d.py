@@ -121,6 +121,13 @@ def test_predicts_ragged_series_beyond_its_horizon():
     assert quantiles.isfinite().all() and quantiles[1].eq(0).all()
 
 
+@pytest.mark.parametrize("size", [1e-40, 1e-30, 1e30, 3.4e38])
+def test_forecasts_of_extreme_numbers_are_finite(size):
+    x = torch.tensor([size, -size, 0.0, NAN, size]).repeat(9)
+    quantiles, mean = build().float().predict([x, x.abs()], prediction_length=30)
+    assert quantiles.isfinite().all() and mean.isfinite().all() and quantiles[1].abs().max() > 0
+
+
 def test_is_not_causal():
     with pytest.raises(NotCausalError, match="PatchS4D cannot be stepped"):
         build().init_state(1)
