@@ -4,6 +4,7 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from madzoo.data.catalog import VALIDATION_ROWS, DatasetSpec, local_files
@@ -36,7 +37,7 @@ def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None
 def _read_rows(spec: DatasetSpec, split: str, folder: Path | str | None) -> tuple[list[bytes], list[int]]:
     paths = local_files(spec, split, folder)
     if paths is not None:
-        tables = [pq.read_table(path) for path in paths]
+        tables = [_read_parquet(path) for path in paths]
         encoded = [cell["bytes"] for table in tables for cell in table["image"].to_pylist()]
         return encoded, [label for table in tables for label in table["label"].to_pylist()]
     published = _from_hub(spec, split)
@@ -64,16 +65,23 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
         DataError: when it is missing or unreadable.
     """
     paths = local_files(spec, "all", folder)
+    if paths is not None:
+        return _read_parquet(paths[0]).to_pandas()
+    if spec.url is None:
+        raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
     try:
-        if paths is not None:
-            return pd.read_parquet(paths[0])
-        if spec.url is None:
-            raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
         return pd.read_csv(spec.url, parse_dates=[0], float_precision="round_trip")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{spec.name} could not be read.",
-            asked=paths[0] if paths else spec.url,
+            asked=spec.url,
             looked=str(error),
             todo="--data-dir or MADZOO_DATA_DIR, a folder that holds it as Parquet",
         ) from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError("a Parquet file could not be read.", asked=path, looked=str(error)) from error

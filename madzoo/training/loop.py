@@ -26,7 +26,7 @@ from madzoo.training.schedule import learning_rate
 
 __all__ = ["StepSource", "TrainingResult", "train"]
 
-Loss = Callable[[Any, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 Validate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -103,7 +103,7 @@ def train(
         recipe: every choice of the run.
         run_dir: where ``state.pt`` and ``log.jsonl`` live.
         max_minutes: stops at a resumable point after so long.
-        accelerator: device, processes and precision; made from the recipe by default.
+        accelerator: device and processes; the GPUs at hand, else the CPU, by default.
         on_step: called after each step with its number and loss.
 
     Raises:
@@ -111,7 +111,7 @@ def train(
         ConfigError: when the source has no step.
     """
     started = time.monotonic()
-    accelerator = accelerator or make_accelerator(recipe)
+    accelerator = accelerator or Accelerator()
     total = recipe.epochs * source.steps_per_epoch
     if total < 1:
         raise ConfigError("the training part is smaller than one batch.", asked=f"batch_size {recipe.batch_size}")
@@ -133,11 +133,6 @@ def train(
             if late or run.ended:
                 break
     return run.result(time.monotonic() - started)
-
-
-def make_accelerator(recipe: Recipe) -> Accelerator:
-    """Builds the accelerator of a recipe: the GPUs at hand, else the CPU; bf16 where the recipe says so."""
-    return Accelerator(mixed_precision="bf16" if recipe.precision == "bf16" else "no")
 
 
 class _Run:
@@ -165,7 +160,10 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        value = loss(self.model(inputs), targets)
+        # Autocast here and not by Accelerate, whose precision is one for the whole life of a process.
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+            output = self.model(inputs)
+        value = loss(output.float(), targets)
         self.accelerator.backward(value)
         if recipe.clip_norm:
             self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)

@@ -39,7 +39,7 @@ class TrainingTask:
     """
 
     source: StepSource
-    loss: Callable[[Any, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
     validate: Callable[[nn.Module], dict[str, float]]
     example: Tensor
 
@@ -117,7 +117,7 @@ def _synthetic(model: Any, recipe: Recipe, share: dict[str, int]) -> TrainingTas
     )
 
 
-def _forecast_loss(recipe: Recipe, levels: tuple[float, ...]) -> Callable[[Any, Tensor], Tensor]:
+def _forecast_loss(recipe: Recipe, levels: tuple[float, ...]) -> Callable[[Tensor, Tensor], Tensor]:
     return mean_squared_error if recipe.loss == "mse" else partial(pinball, levels=levels)
 
 

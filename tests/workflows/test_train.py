@@ -1,0 +1,87 @@
+"""The training workflow on tiny data: recipe in, checkpoint folder out, loaded again by name."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from madzoo.errors import ConfigError, UnknownModelError
+from madzoo.factory import create_model
+from madzoo.training.recipe import Recipe
+from madzoo.workflows.train import train
+
+SERIES = {
+    "name": "patch_s4d_nano_336_96.tiny", "dataset": "etth1", "epochs": 1, "batch_size": 2048, "lr": 1e-3,
+    "loss": "pinball", "model_args": {"d_model": 4, "depth": 1, "context_length": 48, "prediction_length": 8},
+    "ema_decay": 0.5,
+}  # fmt: skip
+IMAGES = {
+    "name": "weft_micro_patch4_28.tiny", "dataset": "fashion_mnist", "epochs": 1, "batch_size": 32, "lr": 1e-3,
+    "loss": "cross_entropy", "model_args": {"embed_dim": 8, "depth": 1, "d_state": 2}, "mixup": 0.2,
+    "precision": "bf16",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder with a table as long as ETTh1 and 5,064 very small pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    hours = np.arange(14400)
+    wave = np.sin(hours * 2 * np.pi / 24) + 0.1 * np.random.default_rng(0).standard_normal(14400)
+    table = pd.DataFrame({"date": pd.date_range("2016", periods=14400, freq="h"), "OT": wave})
+    (folder / "ett").mkdir()
+    table.to_parquet(folder / "ett" / "ETTh1.parquet")
+    (folder / "fashion_mnist").mkdir()
+    pictures = [{"bytes": _png(i), "path": None} for i in range(5064)]
+    images = pa.table({"image": pictures, "label": [i % 10 for i in range(5064)]})
+    pq.write_table(images, folder / "fashion_mnist" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def _png(index):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 25 * (index % 10), dtype=np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("values", [SERIES, IMAGES], ids=["series", "images"])
+def test_recipe_to_loadable_folder(tmp_path, data, values):
+    result = train(Recipe.from_dict(values), out=tmp_path / "out", run_dir=tmp_path / "run", data_dir=data)
+    assert result.finished and result.step == result.total_steps
+    assert {"score", "n"} <= result.metrics.keys()
+    model = create_model(f"local-dir:{tmp_path / 'out'}", verify=True)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, result.state[name])
+    assert model.config == create_model(values["name"].split(".")[0], **values["model_args"]).config
+
+
+def test_stopping_and_going_on_gives_the_same_weights(tmp_path, data):
+    recipe = Recipe.from_dict({**SERIES, "epochs": 2})
+    whole = train(recipe, run_dir=tmp_path / "a", data_dir=data)
+    part = train(recipe, run_dir=tmp_path / "b", data_dir=data, max_minutes=0)
+    assert not part.finished and not (tmp_path / "b" / "checkpoint").exists()
+    rest = train(recipe, run_dir=tmp_path / "b", data_dir=data)
+    assert all(torch.equal(whole.state[name], rest.state[name]) for name in whole.state)
+
+
+def test_seed_argument_replaces_the_recipes(tmp_path, data):
+    states = [
+        train(Recipe.from_dict(SERIES), run_dir=tmp_path / str(i), data_dir=data, seed=seed).state
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_misfits_are_refused(tmp_path, data):
+    with pytest.raises(ConfigError, match="do not belong together"):
+        train(Recipe.from_dict({**SERIES, "dataset": "fashion_mnist"}), run_dir=tmp_path, data_dir=data)
+    with pytest.raises(UnknownModelError, match=r"arch\.tag"):
+        train(Recipe.from_dict({**SERIES, "name": "patch_s4d_nano_336_96"}), run_dir=tmp_path, data_dir=data)
+    with pytest.raises(ConfigError, match="smaller than one batch"):
+        train(Recipe.from_dict({**SERIES, "batch_size": 10**6}), run_dir=tmp_path, data_dir=data)
