@@ -48,7 +48,8 @@ def jacobian_rows(model: nn.Module, inputs: Tensor, *, output: str = "logits") -
 
     Args:
         model: any module whose forward takes one tensor and returns one tensor.
-        inputs: [n, ...]; floating inputs are widened to float64, NaN may mark missing values where the model says so.
+        inputs: [n, ...], moved to the model's device, floating ones widened to float64; NaN may mark missing values
+            where the model says so.
         output: what is differentiated. ``"logits"`` and ``"forecast"`` both mean the forward's own output;
             ``"log_probs"`` and ``"probabilities"`` put a softmax on its last axis, which loses directions exactly
             (a common shift of the logits) and numerically (saturation): prefer logits.
@@ -77,7 +78,8 @@ def jacobian_rows(model: nn.Module, inputs: Tensor, *, output: str = "logits") -
 # so each step leaves it on its own.
 @torch.inference_mode(False)
 def _prepare(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
-    return float64_copy(model), _widen(inputs.detach().clone())
+    device = next((p.device for p in model.parameters()), inputs.device)
+    return float64_copy(model), _widen(inputs.detach().clone()).to(device)
 
 
 @torch.inference_mode(False)
