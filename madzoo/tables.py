@@ -28,7 +28,7 @@ def forecast_table(forecast: Any, *, title: str) -> Table:
     table = _table(title, str(ids), str(stamps), "target", ">median", f">{low}", f">{high}")
     for row in forecast.head(SHOWN_ROWS).to_dict("records"):
         numbers = (_number(row[name]) for name in ("predictions", low, high))
-        table.add_row(str(row[ids]), str(row[stamps]), str(row["target_name"]), *numbers)
+        table.add_row(str(row[ids]), str(row[stamps]).removesuffix(" 00:00:00"), str(row["target_name"]), *numbers)
     if len(forecast) > SHOWN_ROWS:
         table.add_row("...", f"{len(forecast) - SHOWN_ROWS} more rows", *[""] * 4)
     return table
@@ -67,16 +67,19 @@ def geometry_table(report: Any, *, title: str) -> Table:
 
 
 def card_table(cards: Sequence[Any]) -> Table:
-    """Shows :class:`madzoo.workflows.demo.CardSummary` records, one model a row."""
-    columns = ("model", ">parameters", "measured", ">local dimension", ">int8 drop", ">int4 drop")
-    table = _table("What the cards of the bundled models say", *columns)
+    """Shows :class:`madzoo.workflows.demo.CardSummary` records, one number a row; what is unknown is left out."""
+    table = _table("What the cards of the bundled models say", "model", "number", ">value")
     for card in cards:
-        measured = "" if card.value is None else f"{card.metric} {card.value:.4f} on {card.dataset}"
-        drops = (
-            "" if drop is None else f"{drop:+.4f} {card.rounded_metric}"
-            for drop in (card.drop_8_bits, card.drop_4_bits)
-        )
-        table.add_row(card.model, f"{card.num_params or ''}", measured, card.local_dimension or "", *drops)
+        lines = {
+            f"{card.metric}, {card.dataset}": _number(card.value),
+            "parameters": _number(card.num_params),
+            "local dimension": card.local_dimension,
+            f"int8 drop in {card.rounded_metric}": _number(card.drop_8_bits),
+            f"int4 drop in {card.rounded_metric}": _number(card.drop_4_bits),
+        }
+        for row, (number, value) in enumerate((number, value) for number, value in lines.items() if value):
+            table.add_row("" if row else card.model, number, value)
+        table.add_section()
     return table
 
 
@@ -89,4 +92,4 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else f"{value}"
