@@ -77,8 +77,9 @@ def card_table(cards: Sequence[Any]) -> Table:
             f"int8 drop in {card.rounded_metric}": _number(card.drop_8_bits),
             f"int4 drop in {card.rounded_metric}": _number(card.drop_4_bits),
         }
-        for row, (number, value) in enumerate((number, value) for number, value in lines.items() if value):
-            table.add_row("" if row else card.model, number, value)
+        known = [line for line in lines.items() if line[1]] or [("", "no report")]
+        for row, line in enumerate(known):
+            table.add_row("" if row else card.model, *line)
         table.add_section()
     return table
 

@@ -37,6 +37,7 @@ def test_what_a_card_does_not_state_is_not_shown():
     assert "None" not in shown
     assert "drop" not in shown
     assert "parameters" in shown
+    assert "c.d" in shown
 
 
 def test_predictions_stand_beside_their_truth():
