@@ -1,17 +1,15 @@
 """The only network read: files of the Hub and release files, verified, and pinned where no hash was known before."""
 
 import hashlib
-import http.client
 import logging
 import os
 import re
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
+from huggingface_hub.utils import hf_raise_for_status
 
 from madzoo.checkpoint.folder import CONFIG_FILE, GOLDEN_FILE, WEIGHTS_FILE, read_folder
 from madzoo.checkpoint.network import endpoint, is_offline, is_unreachable, persist, refuse_offline, translated
@@ -203,11 +201,10 @@ def _download_release(url: str, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urlopen(url, timeout=TIMEOUT) as response, partial.open("wb") as file:
-            shutil.copyfileobj(response, file)
-            length = int(response.headers.get("Content-Length") or file.tell())
-        if partial.stat().st_size != length:
-            raise http.client.IncompleteRead(b"", length)
+        with get_session().stream("GET", url, follow_redirects=True, timeout=TIMEOUT) as response:
+            hf_raise_for_status(response)
+            with partial.open("wb") as file:
+                file.writelines(response.iter_bytes())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

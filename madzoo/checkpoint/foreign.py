@@ -4,6 +4,7 @@ import argparse
 import logging
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -79,14 +80,15 @@ def read_foreign(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> object:
-    try:
-        # argparse's Namespace holds data only; training scripts like to store theirs beside the weights.
-        with torch.device("cpu"), torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UNPICKLING as error:
-        raise _refused(
-            path, f"cannot be read safely: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from error
+    # torch warns of file versions that it then either reads or refuses; argparse's Namespace holds data only, and
+    # training scripts like to store theirs beside the weights.
+    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            with torch.device("cpu"):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except UNPICKLING as error:
+            why = next(iter(str(error).splitlines()), repr(error))
+            raise _refused(path, f"cannot be read safely: {why}") from error
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:

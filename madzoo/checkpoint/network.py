@@ -1,13 +1,11 @@
 """How to ask the network: whether at all, whom, how often; and what its errors mean to the person who asked."""
 
-import http.client
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.error import HTTPError as ReleaseError
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants, errors
@@ -19,7 +17,7 @@ from madzoo.errors import ConfigError, DownloadError
 __all__ = ["NETWORK_ERRORS", "endpoint", "is_offline", "is_unreachable", "persist", "refuse_offline", "translated"]
 
 PAUSES = (0.5, 1.0)  # seconds between the three tries of a request that a server failed to answer
-NETWORK_ERRORS = (HTTPError, errors.EntryNotFoundError, http.client.HTTPException, OSError)
+NETWORK_ERRORS = (HTTPError, errors.EntryNotFoundError, OSError)
 T = TypeVar("T")
 
 
@@ -94,12 +92,10 @@ def _may_pass(error: Exception) -> bool:
     if status is not None:
         return status >= 500
     is_short_file = type(error) is OSError and error.errno is None
-    return is_short_file or isinstance(error, HTTPError | http.client.HTTPException | ConnectionError | TimeoutError)
+    return is_short_file or isinstance(error, HTTPError)
 
 
 def _status(error: Exception) -> int | None:
-    if isinstance(error, ReleaseError):
-        return error.code
     return error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
 
 

@@ -98,14 +98,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        _flush(partial)
-        partial.replace(path)
+        try:
+            yield partial
+            _flush(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except (OSError, ValueError, SafetensorError) as error:
         why = f"cannot be written: {error}"
         raise CheckpointError(f"{path} {why}.", asked=path, todo="a writable folder with free space") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_fit(
