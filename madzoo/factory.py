@@ -19,7 +19,7 @@ from madzoo.checkpoint.folder import GOLDEN_FILE, Checkpoint, read_folder
 from madzoo.checkpoint.foreign import read_state
 from madzoo.checkpoint.golden import replay_golden
 from madzoo.checkpoint.network import NETWORK_ERRORS
-from madzoo.checkpoint.preparation import with_image_keys
+from madzoo.checkpoint.preparation import check_pretrained_cfg, with_image_keys
 from madzoo.checkpoint.resolve import Location, as_path, locate_weights, parse_name
 from madzoo.checkpoint.weights import check_fit, name_changes, sha256_of
 from madzoo.errors import (
@@ -258,6 +258,7 @@ def _from_folder(checkpoint: Checkpoint) -> tuple[ModelSpec, _Weights]:
     config, file = checkpoint.config, checkpoint.path / "config.json"
     if config.quantization is not None:
         raise CheckpointError("these weights are packed.", asked=file, todo="upgrade madzoo, or load the unpacked ones")
+    check_pretrained_cfg(config.pretrained_cfg, path=file)
     arch, _, tag = config.architecture.partition(".")
     try:
         base = find_spec(arch)

@@ -1,9 +1,36 @@
-"""How the images of a model are prepared, in timm's words: its ``pretrained_cfg`` as timm's own functions read it."""
+"""``pretrained_cfg`` as plain JSON: what its values must be, and timm's keys for how images are prepared."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["with_image_keys"]
+from madzoo.errors import CheckpointError
+
+__all__ = ["check_pretrained_cfg", "with_image_keys"]
+
+_TEXT = ("license", "dataset", "source", "hub_id", "revision", "url", "sha256", "filename", "interpolation")
+_LISTS = {"mean": (int, float), "std": (int, float), "input_size": (int,), "class_names": (str,)}
+_KINDS = {**dict.fromkeys(_TEXT, (str,)), **dict.fromkeys(_LISTS, (list,)), "model_args": (dict,)}
+_KINDS["crop_pct"] = (int, float)
+_REQUIRED = ("filename", "interpolation", "model_args", "crop_pct")
+
+
+def check_pretrained_cfg(values: Mapping[str, Any], *, path: object) -> None:
+    """Checks the types of the values that a checkpoint folder gives.
+
+    Args:
+        values: fields of ``madzoo.registry.PretrainedCfg``.
+        path: the file they come from, for the message.
+
+    Raises:
+        CheckpointError: naming the first ill-typed field.
+    """
+    for key, value in values.items():
+        optional = () if key in _REQUIRED else (type(None),)
+        of_kind = type(value) in (*_KINDS.get(key, (type(value),)), *optional)
+        if not of_kind or (isinstance(value, list) and not _is_list(value, _LISTS.get(key, ()))):
+            raise CheckpointError(
+                f"{path}: pretrained_cfg has no usable {key!r}.", asked=repr(value), todo="a folder that madzoo wrote"
+            )
 
 
 def with_image_keys(cfg: Mapping[str, Any], *, in_chans: int, img_size: int, num_classes: int) -> dict[str, Any]:
@@ -31,6 +58,10 @@ def with_image_keys(cfg: Mapping[str, Any], *, in_chans: int, img_size: int, num
         "crop_mode": "center",
         "class_names": names if names and len(names) == num_classes else None,
     }
+
+
+def _is_list(values: list[Any], kinds: tuple[type, ...]) -> bool:
+    return bool(values) and all(type(value) in kinds for value in values)
 
 
 def _per_channel(values: Sequence[float] | None, channels: int) -> list[float] | None:

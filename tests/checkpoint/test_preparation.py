@@ -1,10 +1,15 @@
 """timm's own functions read what madzoo writes on an image model."""
 
+import json
+
+import pytest
 from timm.data.config import resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import nn
 
-from madzoo.checkpoint.preparation import with_image_keys
+from madzoo.checkpoint.preparation import check_pretrained_cfg, with_image_keys
+from madzoo.errors import CheckpointError
+from madzoo.registry import PretrainedCfg
 
 CFG = {"mean": [0.4, 0.5, 0.6], "std": [0.1, 0.2, 0.3], "interpolation": "bicubic", "crop_pct": 0.9, "hub_id": "o/r"}
 
@@ -30,3 +35,21 @@ def test_names_of_other_classes_are_dropped():
     cfg = {**CFG, "class_names": ["a", "b"]}
     assert with_image_keys(cfg, in_chans=3, img_size=8, num_classes=2)["class_names"] == ["a", "b"]
     assert with_image_keys(cfg, in_chans=3, img_size=8, num_classes=3)["class_names"] is None
+
+
+def test_every_field_of_the_registry_is_known():
+    values = json.loads(json.dumps(PretrainedCfg(mean=(0.5,), input_size=(1, 2, 2), class_names=("a",)).to_dict()))
+    check_pretrained_cfg(values, path="p")
+    for key in values:
+        with pytest.raises(CheckpointError, match=key):
+            check_pretrained_cfg({**values, key: {1, 2}}, path="p")
+
+
+ILL_TYPED = [{"mean": []}, {"mean": ["x"]}, {"std": 1}, {"class_names": True}, {"class_names": [1]}, {"crop_pct": None}]
+ILL_TYPED += [{"crop_pct": True}, {"sha256": 3}, {"input_size": [1.5, 2, 2]}, {"model_args": []}]
+
+
+@pytest.mark.parametrize("values", ILL_TYPED)
+def test_ill_typed_value_is_named(values):
+    with pytest.raises(CheckpointError, match=f"some/file.*{next(iter(values))}"):
+        check_pretrained_cfg(values, path="some/file")
