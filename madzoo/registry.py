@@ -178,8 +178,10 @@ def register_model(spec: ModelSpec) -> ModelSpec:
             looked=f"the registry: {taken.name} of family {taken.family}",
             todo="choose another name; a published family is frozen once registered",
         )
-    for name in [spec.name, *(f"{spec.name}.{tag}" for tag in spec.weights)]:
-        if not NAME.fullmatch(name):
+    for tag in [None, *spec.weights]:
+        name = spec.name if tag is None else f"{spec.name}.{tag}"
+        match = NAME.fullmatch(name)
+        if match is None or match["arch"] != spec.name:
             raise ConfigError(f"{name!r} is no model name.", asked=name, todo="arch [a-z0-9_]+, tag [a-z0-9_-]+")
     if spec.task not in TASKS:
         raise ConfigError(f"unknown task {spec.task!r}.", asked=spec.name, looked=", ".join(TASKS))
