@@ -2,15 +2,15 @@
 
 import argparse
 import logging
-import pickle
-import struct
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from madzoo.checkpoint.guard import refusing
 from madzoo.checkpoint.weights import read_metadata, read_weights, sha256_of
 from madzoo.errors import CheckpointError
 
@@ -19,22 +19,6 @@ __all__ = ["read_foreign", "read_state"]
 STATE_KEYS = ("model", "model_ema", "state_dict")
 PREFIXES = ("module.", "_orig_mod.")
 SAFETENSORS = ".safetensors"
-# What a damaged pickle or zip archive was seen to raise inside torch.load.
-UNPICKLING = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 logger = logging.getLogger(__name__)
 
 
@@ -80,15 +64,13 @@ def read_foreign(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> object:
-    # torch warns of file versions that it then either reads or refuses; argparse's Namespace holds data only, and
-    # training scripts like to store theirs beside the weights.
-    with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
-        try:
-            with torch.device("cpu"):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        except UNPICKLING as error:
-            why = next(iter(str(error).splitlines()), repr(error))
-            raise _refused(path, f"cannot be read safely: {why}") from error
+    with (
+        refusing(CheckpointError, f"the weight file {path} cannot be read safely", **_expected(path)),
+        warnings.catch_warnings(action="ignore"),  # of file versions that torch then either reads or refuses
+        torch.serialization.safe_globals([argparse.Namespace]),  # plain data that training scripts like to store
+        torch.device("cpu"),
+    ):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
@@ -112,9 +94,12 @@ def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refused(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"the weight file {path} {why}.",
-        asked=path,
-        resolved=f"a state dict, bare or under {', '.join(STATE_KEYS)}",
-        todo="download it again, or store its state dict with safetensors.torch.save_file",
-    )
+    return CheckpointError(f"the weight file {path} {why}.", **_expected(path))
+
+
+def _expected(path: Path) -> dict[str, Any]:
+    return {
+        "asked": path,
+        "resolved": f"a state dict, bare or under {', '.join(STATE_KEYS)}",
+        "todo": "download it again, or store its state dict with safetensors.torch.save_file",
+    }

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from madzoo.checkpoint.folder import WEIGHTS_FILE, bundled_root, find_bundled
 from madzoo.errors import CheckpointError, ConfigError, UnknownModelError
 
-__all__ = ["Location", "as_path", "locate_weights", "parse_name"]
+__all__ = ["Location", "as_path", "check_flag", "locate_weights", "parse_name"]
 
 HUB, LOCAL, TIMM = "hf-hub:", "local-dir:", "timm/"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -119,6 +119,16 @@ def as_path(label: str, value: object) -> Path | None:
     if not isinstance(text, str) or not text or "\0" in text:
         raise ConfigError(f"{label} is a path.", asked=f"{label}={value!r}")
     return Path(os.path.expanduser(text))
+
+
+def check_flag(label: str, value: object, *, may_be_none: bool = False) -> None:
+    """Refuses what is neither True nor False.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    if not isinstance(value, bool) and not (may_be_none and value is None):
+        raise ConfigError(f"{label} is True or False.", asked=f"{label}={value!r}")
 
 
 def check_revision(revision: object) -> None:

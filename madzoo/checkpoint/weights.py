@@ -14,7 +14,16 @@ from torch import Tensor
 
 from madzoo.errors import CheckpointError
 
-__all__ = ["atomic_path", "check_fit", "name_changes", "read_metadata", "read_weights", "sha256_of", "write_weights"]
+__all__ = [
+    "atomic_path",
+    "check_fit",
+    "has_shapes_of",
+    "name_changes",
+    "read_metadata",
+    "read_weights",
+    "sha256_of",
+    "write_weights",
+]
 
 LFS_POINTER = b"version https://git-lfs"
 METADATA_KEY = "madzoo"
@@ -148,15 +157,23 @@ def check_fit(
         raise _misfit(misfits, owner, path)
 
 
-def name_changes(
-    stored: Mapping[str, Tensor], adapted: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> dict[str, list[str]]:
-    """Returns what an adaptation did, as a phrase and the names it holds of; empty when nothing changed.
+def has_shapes_of(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    """Tells whether two state dicts have the same names and shapes."""
+    shapes, expected_shapes = ({name: x.shape for name, x in held.items()} for held in (state, expected))
+    return shapes == expected_shapes
+
+
+def name_changes(stored: Mapping[str, Tensor], adapted: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Returns one line that names every tensor an adaptation touched; empty when it touched none.
 
     Args:
         stored: the state dict before the adaptation.
         adapted: after it; an untouched tensor is the same object.
         expected: what the model holds.
+
+    Example:
+        >>> name_changes({"head": torch.zeros(2)}, {}, {"head": torch.zeros(3)})
+        'head initialised afresh'
     """
     dropped = [name for name in stored if name not in adapted]
     changes = {
@@ -164,7 +181,7 @@ def name_changes(
         "left out": [name for name in dropped if name not in expected],
         "adapted": [name for name, tensor in adapted.items() if tensor is not stored.get(name)],
     }
-    return {phrase: names for phrase, names in changes.items() if names}
+    return "; ".join(f"{', '.join(names)} {phrase}" for phrase, names in changes.items() if names)
 
 
 def _misfit(misfits: Mapping[str, list[str]], owner: str, path: object) -> CheckpointError:

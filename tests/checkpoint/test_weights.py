@@ -188,6 +188,6 @@ def test_changes_are_named_by_what_happened():
     stored = {"kept": kept, "stem": torch.zeros(1), "head": torch.zeros(1), "gone": torch.zeros(1)}
     adapted = {"kept": kept, "stem": resized}
     expected = {"kept": kept, "stem": resized, "head": torch.zeros(2)}
-    changes = name_changes(stored, adapted, expected)
-    assert changes == {"initialised afresh": ["head"], "left out": ["gone"], "adapted": ["stem"]}
-    assert name_changes(stored, stored, stored) == {}
+    line = "head initialised afresh; gone left out; stem adapted"
+    assert name_changes(stored, adapted, expected) == line
+    assert name_changes(stored, stored, stored) == ""
