@@ -20,6 +20,11 @@ def run(folder, *when):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def run_on_two(folder, *when):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
+    return subprocess.run([*launcher, str(SCRIPT), str(folder), *when], capture_output=True, text=True, timeout=600)
+
+
 def digest(state):
     hasher = hashlib.sha256()
     for name in sorted(state):
@@ -57,6 +62,15 @@ def test_stopped_by_the_clock_and_resumed_equals_unbroken(tmp_path, unbroken):
     assert run(tmp_path, "minutes").stdout.strip() == "stopped at 1"
     assert run(tmp_path).stdout.strip() == "finished"
     assert outcome(tmp_path) == unbroken
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bytes(tmp_path):
+    done = run_on_two(tmp_path / "whole")
+    assert done.returncode == 0, done.stderr
+    assert run_on_two(tmp_path / "part", "minutes").returncode == 0
+    assert run_on_two(tmp_path / "part").returncode == 0
+    assert outcome(tmp_path / "part") == outcome(tmp_path / "whole")
 
 
 def test_run_of_another_recipe_is_refused(tmp_path):

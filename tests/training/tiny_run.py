@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from madzoo.data.images import Augmentation, ImageArrays, ImageSteps, image_batches
 from madzoo.models.image.weft import Weft, WeftConfig
@@ -42,7 +43,9 @@ def main(run_dir, when):
         img_size=8, in_chans=1, num_classes=3, embed_dim=8, depth=2, d_state=2, dt_rank=1, drop_rate=0.1,
         drop_path_rate=0.2,
     )  # fmt: skip
-    source = ImageSteps(random_images(48), AUGMENTATION, **PIXELS, batch_size=8, seed=0)
+    accelerator = Accelerator()
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    source = ImageSteps(random_images(48), AUGMENTATION, **PIXELS, batch_size=8, seed=0, **share)
     validations = []
 
     def validate(model):
@@ -65,7 +68,7 @@ def main(run_dir, when):
         os.fsync = dying_sync
     result = train(
         Weft(config), source, cross_entropy, validate, RECIPE, run_dir, on_step=on_step,
-        max_minutes=0 if when == "minutes" else None,
+        max_minutes=0 if when == "minutes" else None, accelerator=accelerator,
     )  # fmt: skip
     sys.stdout.write("finished\n" if result.finished else f"stopped at {result.step}\n")
 
