@@ -111,8 +111,10 @@ def _explain(error: Exception) -> str:
     for kind, why in kinds.items():
         if isinstance(error, kind):
             return why
-    status = _status(error)
-    return f"the server answered {status}" if status else (str(error) or type(error).__name__).rstrip(".")
+    status, told = _status(error), (str(error) or type(error).__name__).rstrip(".")
+    if status:
+        return f"the server answered {status}"
+    return f"the server cannot be reached ({told})" if isinstance(error, HTTPError) else told
 
 
 def _remedy(error: Exception) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from madzoo.errors import CheckpointError
@@ -92,7 +92,8 @@ def write_weights(path: Path, state: Mapping[str, Tensor], *, metadata: Mapping[
     # safetensors writes several metadata keys in an arbitrary order; one key keeps the bytes reproducible.
     header = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)}
     with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata=header)
+        # save_file would leave a file that its owner alone can read; an installed package serves everyone.
+        partial.write_bytes(save(tensors, metadata=header))
         return sha256_of(partial)
 
 

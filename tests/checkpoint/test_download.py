@@ -168,7 +168,7 @@ def test_dead_network_uses_what_was_last_seen(hub, tmp_path, monkeypatch, caplog
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed_port()}")
     assert pull_file(at(), cache_dir=tmp_path).path.read_bytes() == CONTENT
     assert "does not answer" in caplog.text
-    with pytest.raises(DownloadError, match="could not be fetched"):
+    with pytest.raises(DownloadError, match="the server cannot be reached"):
         pull_file(at(revision="another"), cache_dir=tmp_path)
 
 

@@ -40,6 +40,12 @@ def test_equal_tensors_give_equal_bytes(file, tmp_path):
     assert hashes == {sha256_of(file)}
 
 
+def test_files_are_as_readable_as_any_other(file):
+    other = file.with_name("other")
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+
 def test_shared_transposed_and_tracked_tensors_are_written(tmp_path):
     weight = torch.nn.Parameter(torch.randn(2, 3))
     write_weights(tmp_path / "w", {"a": weight, "b": weight, "c": weight.T}, metadata={})
