@@ -44,6 +44,16 @@ def test_pulled_file_is_whole_and_comes_from_the_cache_next_time(hub, tmp_path):
     assert hub.requests == []
 
 
+def test_token_does_not_reach_the_host_of_the_files(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.push(REPO, {"weights.pth": CONTENT})
+    hub.releases["tiny.pth"] = CONTENT
+    assert pull_file(at(), cache_dir=tmp_path).path.read_bytes() == CONTENT
+    release = Location(kind="url", url=f"{hub.url}/release/tiny.pth")
+    assert pull_file(release, cache_dir=tmp_path).path.read_bytes() == CONTENT
+    assert hub.tokens == {"/alice/tiny/resolve"}
+
+
 def test_first_pull_pins_commit_and_hash_and_says_so_once(hub, tmp_path, caplog):
     commit = hub.push(REPO, {"weights.pth": CONTENT})
     with caplog.at_level(logging.WARNING, logger="madzoo"):
