@@ -106,12 +106,12 @@ def forecast(
         str | None, typer.Option(help="The step: h, D, W-SUN, MS, ...; default: found in the table.")
     ] = None,
     level: Annotated[
-        list[float] | None, typer.Option(help="A quantile level, repeatable; default: 0.1 to 0.9.")
+        list[float] | None, typer.Option(help="A quantile level, repeatable; default: the model's own.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
 ) -> None:
     """Forecast every series of a table; write the forecast as CSV and its picture as PNG."""
-    from madzoo.workflows.forecast import NINE_LEVELS, forecast_file
+    from madzoo.workflows.forecast import forecast_file
 
     out.mkdir(parents=True, exist_ok=True)
     csv, png = (out / f"{file.stem}_forecast.{kind}" for kind in ("csv", "png"))
@@ -119,7 +119,7 @@ def forecast(
         file,
         model=model,
         prediction_length=prediction_length,
-        quantile_levels=level or NINE_LEVELS,
+        quantile_levels=level or None,
         timestamp_column=timestamp,
         id_column=id_,
         target=target or None,

@@ -82,7 +82,8 @@ class PretrainedCfg:
         for key in values:
             if key not in known:
                 raise ConfigError(f"pretrained_cfg has no field {key!r}.", asked=key, todo=nearest(key, known))
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -48,7 +48,7 @@ def _read_rows(spec: DatasetSpec, split: str, folder: Path | str | None) -> tupl
 
 def _from_hub(spec: DatasetSpec, split: str) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(spec.hub_id, split=split)
+        return datasets.load_dataset(str(spec.hub_id), split=split)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{spec.name} could not be read from the Hub.",

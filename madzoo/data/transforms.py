@@ -45,7 +45,7 @@ def create_transform(model: nn.Module, *, is_training: bool = False) -> Callable
     size = tuple(_get(cfg, "input_size"))
     if size[0] not in MODES:
         raise ConfigError(f"pictures have 1 or 3 channels; the model takes {size[0]}.", asked=f"input_size {size}")
-    prepare = timm_transform(
+    prepare: Any = timm_transform(
         input_size=size,
         is_training=is_training,
         interpolation=_get(cfg, "interpolation") or "bicubic",

@@ -5,7 +5,8 @@ leading axis and channels the last, so that a step reads contiguous memory and e
 L length, B batch times groups, N states, P channels of a group.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def lean_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse
     A_BNP = A.unflatten(0, (groups, -1)).transpose(1, 2)
     A_BNP = A_BNP if groups == 1 else A_BNP.repeat(batch, 1, 1)
     inputs = (u_LBP, dt_LBP, A_BNP, B_LBN, C_LBN)
-    y_LBP, state_BNP = _LeanScan.apply(*(x.contiguous() for x in inputs))
+    apply = cast(Callable[..., tuple[Tensor, Tensor]], _LeanScan.apply)  # torch types it by backward's arguments
+    y_LBP, state_BNP = apply(*(x.contiguous() for x in inputs))
     y = y_LBP.reshape(length, batch, channels).permute(1, 2, 0)
     return (y.flip(-1) if reverse else y), state_BNP.transpose(1, 2).reshape(batch, channels, -1)
 

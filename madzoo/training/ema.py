@@ -26,6 +26,7 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the model's present weights; ``step`` counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.module.parameters()), [p.detach() for p in model.parameters()], 1 - decay)
+        for kept, present in zip(self.module.parameters(), model.parameters(), strict=True):
+            kept.lerp_(present, 1 - decay)
         for kept, present in zip(self.module.buffers(), model.buffers(), strict=True):
             kept.copy_(present)

@@ -100,7 +100,8 @@ class Recipe:
         required = {key for key, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - set(values)):
             raise ConfigError(f"the recipe lacks {', '.join(missing)}.", asked=sorted(values))
-        return cls(**{key: float(v) if fields[key].type is float else v for key, v in values.items()})
+        typed: dict[str, Any] = {k: float(v) if fields[k].type is float else v for k, v in values.items()}
+        return cls(**typed)
 
     @classmethod
     def from_file(cls, path: Path | str, **overrides: Any) -> "Recipe":

@@ -88,7 +88,7 @@ def forecast_file(
     *,
     model: nn.Module | str = DEFAULT_MODEL,
     prediction_length: int | None = None,
-    quantile_levels: Sequence[float] = NINE_LEVELS,
+    quantile_levels: Sequence[float] | None = None,
     id_column: str = ID_COLUMN,
     timestamp_column: str = TIMESTAMP_COLUMN,
     target: str | Sequence[str] | None = None,
@@ -103,6 +103,7 @@ def forecast_file(
     Args:
         path: the file; every column but id and time is forecast unless ``target`` names some.
         prediction_length: None: as many steps as the model forecasts at once.
+        quantile_levels: None: the model's own.
         csv, png: where to write the forecasts and the quantile fan; None: nowhere.
 
     The other arguments, and the returned table, are those of :func:`forecast`.
@@ -115,12 +116,13 @@ def forecast_file(
     series = read_series(path, target=target, freq=freq, **columns)
     forecaster = _forecaster(model, device)
     horizon = forecaster.prediction_length if prediction_length is None else prediction_length
-    table = _forecast_series(forecaster, series, horizon, quantile_levels, batch_size, columns)
+    levels = forecaster.quantile_levels if quantile_levels is None else quantile_levels
+    table = _forecast_series(forecaster, series, horizon, levels, batch_size, columns)
     try:
         if csv is not None:
             table.to_csv(csv, index=False)
         if png is not None:
-            plot_forecast(series, table, png, quantile_levels=quantile_levels)
+            plot_forecast(series, table, png, quantile_levels=levels)
     except OSError as error:
         raise DataError(f"the forecast could not be written: {error}.", asked=csv if png is None else png) from error
     return table

@@ -109,10 +109,11 @@ def _synthetic(model: Any, recipe: Recipe, share: dict[str, int]) -> TrainingTas
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
     held_out = SyntheticSteps(**lengths, batch_size=256, steps_per_epoch=1, seed=VALIDATION_SEED)
     batches = [held_out[step] for step in range(VALIDATION_SERIES // 256)]
+    levels = model.quantile_levels
     return TrainingTask(
         source=SyntheticSteps(**lengths, steps_per_epoch=recipe.steps_per_epoch, **share),
-        loss=_forecast_loss(recipe, model.quantile_levels),
-        validate=lambda model: score_forecaster(model, batches, model.quantile_levels),
+        loss=_forecast_loss(recipe, levels),
+        validate=lambda model: score_forecaster(model, batches, levels),
         example=batches[0][0][:2],
     )
 

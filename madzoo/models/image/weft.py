@@ -122,7 +122,7 @@ class WovenMixer(nn.Module):
         x = F.silu(x)
         if self.directions:
             sequence = to_sequence(x, route=self.route)
-            sequence = sum(scan(sequence) for scan in self.directions) / len(self.directions)
+            sequence = torch.stack([scan(sequence) for scan in self.directions]).mean(0)
             x = to_grid(sequence, *x.shape[1:3], route=self.route)
         return self.out_proj(x * F.silu(gate))
 
