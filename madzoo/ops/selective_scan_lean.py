@@ -5,8 +5,7 @@ leading axis and channels the last, so that a step reads contiguous memory and e
 L length, B batch times groups, N states, P channels of a group.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +34,7 @@ def lean_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse
     A_BNP = A.unflatten(0, (groups, -1)).transpose(1, 2)
     A_BNP = A_BNP if groups == 1 else A_BNP.repeat(batch, 1, 1)
     inputs = (u_LBP, dt_LBP, A_BNP, B_LBN, C_LBN)
-    apply = cast(Callable[..., tuple[Tensor, Tensor]], _LeanScan.apply)  # torch types it by backward's arguments
-    y_LBP, state_BNP = apply(*(x.contiguous() for x in inputs))
+    y_LBP, state_BNP = _LeanScan.apply(*(x.contiguous() for x in inputs))
     y = y_LBP.reshape(length, batch, channels).permute(1, 2, 0)
     return (y.flip(-1) if reverse else y), state_BNP.transpose(1, 2).reshape(batch, channels, -1)
 
@@ -57,16 +55,16 @@ class _LeanScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        grad_y, grad_last = grads
         # Read once: block checkpointing unpacks saved tensors a single time.
-        saved = ctx.saved_tensors
-        inputs, kept = saved[:5], saved[5:]
+        u, dt, A, B, C, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-            return _differentiable_backward(inputs, grads)
-        return _backward(*inputs, kept, *grads)
+            return _differentiable_backward((u, dt, A, B, C), grads)
+        return _backward(u, dt, A, B, C, kept, grad_y, grad_last)
 
 
 def _backward(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, kept: tuple[Tensor, ...], grad_y: Tensor, grad_last: Tensor
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, kept: list[Tensor], grad_y: Tensor, grad_last: Tensor
 ) -> tuple[Tensor, ...]:
     grad_y, drive = grad_y.contiguous(), u * dt
     grad_drive, grad_dt, grad_B, grad_C = (torch.empty_like(x) for x in (u, dt, B, C))
