@@ -41,24 +41,18 @@ def _is_top1(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
     return logits_BK.argmax(-1) == labels_B
 
 
-def _median_error(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
-    return quantiles_BHCQ[..., quantiles_BHCQ.shape[-1] // 2] - future_BHC
+def _squared_error_of_mean(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
+    return (quantiles_BHCQ.mean(-1) - future_BHC).square().flatten(1).mean(1)
+
+
+def _absolute_error_of_median(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
+    return (quantiles_BHCQ[..., quantiles_BHCQ.shape[-1] // 2] - future_BHC).abs().flatten(1).mean(1)
 
 
 METRICS = {
     "top1": Metric(name="top1", higher_is_better=True, score=_is_top1),
-    "mse": Metric(
-        name="mse",
-        higher_is_better=False,
-        score=lambda q, y: _median_error(q, y).square().flatten(1).mean(1),
-        independent=False,
-    ),
-    "mae": Metric(
-        name="mae",
-        higher_is_better=False,
-        score=lambda q, y: _median_error(q, y).abs().flatten(1).mean(1),
-        independent=False,
-    ),
+    "mse": Metric(name="mse", higher_is_better=False, score=_squared_error_of_mean, independent=False),
+    "mae": Metric(name="mae", higher_is_better=False, score=_absolute_error_of_median, independent=False),
 }
 
 
@@ -157,7 +151,7 @@ def sensitivity(
         model: any module; it is copied, never changed.
         batches: (inputs, targets); read once per bit width and once for the reference (an iterator is kept in memory).
         bits: bit widths, 2 to 8.
-        metric: a :class:`Metric`, or ``"top1"`` (logits and labels), ``"mse"`` or ``"mae"`` (median of the quantiles).
+        metric: a :class:`Metric`, or ``"top1"`` (logits and labels), ``"mse"`` (mean forecast) or ``"mae"`` (median).
         policy: see :func:`madzoo.quantization.quantize`.
         dataset, split, seed: where the samples come from, for the record.
         data_fingerprint, weights_sha256: hashes of the files behind the data and the model, for the record.

@@ -28,13 +28,14 @@ def score_classifier(model: nn.Module, batches: Batches) -> dict[str, float]:
 
 @torch.inference_mode()
 def score_forecaster(model: nn.Module, batches: Batches, levels: tuple[float, ...]) -> dict[str, float]:
-    """Returns the mean pinball loss as score, and the mean absolute and squared errors of the median level."""
+    """Returns the mean pinball loss as score, the mean absolute error of the median, the squared one of the mean."""
     device = next(model.parameters()).device
     sums, count, middle = torch.zeros(3, dtype=torch.float64), 0, len(levels) // 2
     for past, future in batches:
         quantiles, future = model(past.to(device)).double(), future.to(device).double()
-        error = quantiles[..., middle] - future
-        means = torch.stack([pinball(quantiles, future, levels), error.abs().mean(), error.square().mean()])
+        absolute = (quantiles[..., middle] - future).abs().mean()
+        squared = (quantiles.mean(-1) - future).square().mean()
+        means = torch.stack([pinball(quantiles, future, levels), absolute, squared])
         sums += len(past) * means.cpu()
         count += len(past)
     score, mae, mse = (sums / count).tolist()
