@@ -25,7 +25,8 @@ def summary(records: CardRecords) -> str:
         records.task
     ]
     size = f", {records.geometry.params.total:,} parameters" if records.geometry else ""
-    trained = f", trained on {cfg['dataset']}" if cfg.get("dataset") else ""
+    source = "synthetic series alone" if cfg.get("dataset") == "synthetic" else cfg.get("dataset")
+    trained = f", trained on {source}" if source else ""
     lines = [f"`{records.name}` {what}: a model of the madzoo library{size}{trained}."]
     if cfg.get("input_size"):
         channels, height, width = cfg["input_size"]
@@ -75,7 +76,7 @@ def geometry(records: CardRecords) -> str:
     bound = f"≥ {found.rank} ({found.rows} rows)" if found.row_limited else str(found.rank)
     text = (
         f"Local dimension: **{bound}** of {report.params.total:,} parameters. It is the rank of the Jacobian of the "
-        f"{report.output} with respect to all parameters, in {report.dtype}, on {data.n} samples of {data.dataset} "
+        f"{report.output} with respect to all parameters, in {report.dtype}, on {_samples(data.n)} of {data.dataset} "
         f"({data.split}{seed}); every element of the output is a row."
     )
     if found.row_limited:
@@ -106,7 +107,7 @@ def quantization(records: CardRecords) -> str:
     text = (
         f"{label} after rounding every weight ({report.tensors} tensors, norms and biases too; symmetric, one scale "
         "per output channel, nothing retrained, activations left as they are), "
-        f"on {report.n:,} samples of {report.dataset} ({report.split}{seed}). "
+        f"on {_samples(report.n)} of {report.dataset} ({report.split}{seed}). "
         + ("± is one standard error of the paired difference." if paired else NO_ERROR)
     )
     plot = f"\n\n![{label} against bits]({QUANTIZATION_PLOT})" if QUANTIZATION_PLOT in records.plots else ""
@@ -198,6 +199,10 @@ def _how(records: CardRecords, row: Row) -> str:
 def _same(row: Row, other: Row) -> bool:
     keys = [(r.dataset, r.split, r.settings.get("horizon")) for r in (row, other)]
     return keys[0] == keys[1]
+
+
+def _samples(count: int) -> str:
+    return "one sample" if count == 1 else f"{count:,} samples"
 
 
 def _show(name: str, value: float | None) -> str:
