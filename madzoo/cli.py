@@ -180,8 +180,8 @@ def geometry(
 @app.command()
 def card(
     name: Model,
-    check: Annotated[bool, typer.Option("--check", help="Only compare hashes and rendering, offline.")] = False,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Measure everything again.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare hashes and rendering, offline; write nothing.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Measure everything again; with --check, compare.")] = False,
     dataset: Dataset = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,
@@ -192,7 +192,8 @@ def card(
     from madzoo.workflows.report import report
 
     if check:
-        typer.echo(f"{check_folder(name)}: the card agrees with the folder")
+        folder = check_folder(name, recompute=recompute, data_dir=data_dir)
+        typer.echo(f"{folder}: the card agrees with the folder")
     else:
         typer.echo(report(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir, recompute=recompute))
 
@@ -210,11 +211,7 @@ def train(
     from madzoo.workflows.train import train
 
     result = train(recipe, out=out, run_dir=run_dir, data_dir=data_dir, max_minutes=max_minutes, seed=seed)
-    state = "finished" if result.finished else "stopped at a resumable point, the same command goes on"
-    metrics = ", ".join(f"{name} {value:.6g}" for name, value in result.metrics.items())
-    typer.echo(
-        f"{state}: step {result.step} of {result.total_steps}; validation at step {result.chosen_step}: {metrics}"
-    )
+    typer.echo(str(result))
 
 
 @app.command()
