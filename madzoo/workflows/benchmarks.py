@@ -95,5 +95,6 @@ def _horizon(model: Any, asked: int | None) -> int:
 
 
 def _settings(spec: DatasetSpec, **settings: Any) -> dict[str, Any]:
-    named = {"hub_id": spec.hub_id, "caveat": spec.caveat}
+    # A copy that needs a caveat is not the Hub's data set: its numbers must not appear under that name.
+    named = {"hub_id": None if spec.caveat else spec.hub_id, "caveat": spec.caveat}
     return settings | {key: value for key, value in named.items() if value is not None}
