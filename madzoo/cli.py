@@ -180,8 +180,12 @@ def geometry(
 @app.command()
 def card(
     name: Model,
-    check: Annotated[bool, typer.Option("--check", help="Compare hashes and rendering, offline; write nothing.")] = False,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Measure everything again; with --check, compare.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare hashes and rendering, offline; write nothing.")
+    ] = False,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Measure everything again; with --check, compare.")
+    ] = False,
     dataset: Dataset = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,

@@ -12,8 +12,8 @@ __all__ = ["long_conv"]
 
 METHODS = ("auto", "fft", "toeplitz", "reference")
 
-# Measured on one CPU thread, forward and backward, H 16 to 64, batch 128 to 448: up to here the matrix is about
-# twice as fast as FFT; they meet at about 200.
+# On one CPU thread the matrix takes less than half of the FFT's time up to here, forward and backward; further on they
+# meet, where exactly depends on H and the batch (scripts/bench_ops.py).
 TOEPLITZ_MAX_LENGTH = 128
 
 

@@ -78,7 +78,7 @@ def _backward(
             torch.mul(decay[i], states[i], out=states[i + 1]).addcmul_(drive[t].unsqueeze(1), B[t].unsqueeze(2))
         for i, t in reversed(steps):
             grad_state.addcmul_(grad_y[t].unsqueeze(1), C[t].unsqueeze(2))
-            # A product and a sum: three times as quick as the matrix-vector form along this axis.
+            # A product and a sum: along this axis quicker than the matrix-vector form.
             torch.sum(torch.mul(states[i + 1], grad_y[t].unsqueeze(1), out=product), dim=-1, out=grad_C[t])
             torch.sum(torch.mul(grad_state, drive[t].unsqueeze(1), out=product), dim=-1, out=grad_B[t])
             torch.bmm(B[t].unsqueeze(1), grad_state, out=grad_drive[t].unsqueeze(1))
