@@ -181,10 +181,10 @@ def geometry(
 def card(
     name: Model,
     check: Annotated[
-        bool, typer.Option("--check", help="Compare hashes and rendering, offline; write nothing.")
+        bool, typer.Option("--check", help="Compare hashes and rendering; write nothing.")
     ] = False,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Measure everything again; with --check, compare.")
+        bool, typer.Option("--recompute", help="Measure again; with --check, compare.")
     ] = False,
     dataset: Dataset = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
