@@ -180,12 +180,8 @@ def geometry(
 @app.command()
 def card(
     name: Model,
-    check: Annotated[
-        bool, typer.Option("--check", help="Compare hashes and rendering; write nothing.")
-    ] = False,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Measure again; with --check, compare.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare hashes and rendering; write nothing.")] = False,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Measure again; with --check, compare.")] = False,
     dataset: Dataset = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,
