@@ -206,11 +206,20 @@ def train(
     data_dir: DataDir = None,
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a resumable point after so long.")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces the recipe's seed.")] = None,
+    reports: Annotated[bool, typer.Option(help="Measure geometry and quantization at the end; write the card.")] = True,
 ) -> None:
     """Train what a recipe says, or go on where the last run stopped."""
     from madzoo.workflows.train import train
 
-    result = train(recipe, out=out, run_dir=run_dir, data_dir=data_dir, max_minutes=max_minutes, seed=seed)
+    result = train(
+        recipe,
+        out=out,
+        run_dir=run_dir,
+        data_dir=data_dir,
+        max_minutes=max_minutes,
+        seed=seed,
+        reports=reports,
+    )
     typer.echo(str(result))
 
 

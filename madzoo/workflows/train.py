@@ -16,6 +16,7 @@ from madzoo.registry import ModelSpec, PretrainedCfg
 from madzoo.training.loop import TrainingResult
 from madzoo.training.loop import train as run_loop
 from madzoo.training.recipe import Recipe
+from madzoo.workflows.report import report
 from madzoo.workflows.training_task import SYNTHETIC, training_task
 
 __all__ = ["train"]
@@ -29,8 +30,9 @@ def train(
     data_dir: Path | str | None = None,
     max_minutes: float | None = None,
     seed: int | None = None,
+    reports: bool = True,
 ) -> TrainingResult:
-    """Trains what a recipe says, or goes on with it; when it ends, writes the checkpoint folder.
+    """Trains what a recipe says, or goes on with it; when it ends, writes the checkpoint folder with its card.
 
     Args:
         recipe: a recipe, or the path of its YAML file.
@@ -39,6 +41,8 @@ def train(
         data_dir: local data folder; see :func:`madzoo.data.catalog.data_dir`.
         max_minutes: stops at a resumable point after so long.
         seed: replaces the recipe's.
+        reports: measure geometry and quantization on the validation part at the end; see
+            :func:`madzoo.workflows.report.report` for what that costs. False leaves the card to it.
 
     Raises:
         ConfigError: when the recipe, its model or its data set do not fit together.
@@ -65,7 +69,7 @@ def train(
     )
     if result.finished and accelerator.is_main_process:
         golden = _golden(create_model(arch, **model_args), result, task.example)
-        write_folder(
+        checkpoint = write_folder(
             Path(out) if out else folder / "checkpoint",
             architecture=recipe.name,
             model_args=model_args,
@@ -73,6 +77,8 @@ def train(
             state=result.state,
             golden=golden,
         )
+        if reports:
+            report(checkpoint.path, data_dir=data_dir)
     return result
 
 

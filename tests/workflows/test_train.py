@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from madzoo.checkpoint.card import check_card
 from madzoo.errors import ConfigError, UnknownModelError
 from madzoo.factory import create_model
 from madzoo.training.recipe import Recipe
@@ -52,6 +53,8 @@ def _png(index):
 @pytest.mark.parametrize("values", [SERIES, IMAGES], ids=["series", "images"])
 def test_recipe_to_loadable_folder(tmp_path, data, values):
     result = train(Recipe.from_dict(values), out=tmp_path / "out", run_dir=tmp_path / "run", data_dir=data)
+    check_card(tmp_path / "out")
+    assert {"geometry.json", "quantization.json", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert result.finished and result.step == result.total_steps
     assert {"score", "n"} <= result.metrics.keys()
     model = create_model(f"local-dir:{tmp_path / 'out'}", verify=True)
@@ -62,16 +65,17 @@ def test_recipe_to_loadable_folder(tmp_path, data, values):
 
 def test_stopping_and_going_on_gives_the_same_weights(tmp_path, data):
     recipe = Recipe.from_dict({**SERIES, "epochs": 2})
-    whole = train(recipe, run_dir=tmp_path / "a", data_dir=data)
-    part = train(recipe, run_dir=tmp_path / "b", data_dir=data, max_minutes=0)
+    whole = train(recipe, run_dir=tmp_path / "a", data_dir=data, reports=False)
+    part = train(recipe, run_dir=tmp_path / "b", data_dir=data, max_minutes=0, reports=False)
     assert not part.finished and not (tmp_path / "b" / "checkpoint").exists()
-    rest = train(recipe, run_dir=tmp_path / "b", data_dir=data)
+    rest = train(recipe, run_dir=tmp_path / "b", data_dir=data, reports=False)
+    assert (tmp_path / "b" / "checkpoint" / "config.json").exists()
     assert all(torch.equal(whole.state[name], rest.state[name]) for name in whole.state)
 
 
 def test_seed_argument_replaces_the_recipes(tmp_path, data):
     states = [
-        train(Recipe.from_dict(SERIES), run_dir=tmp_path / str(i), data_dir=data, seed=seed).state
+        train(Recipe.from_dict(SERIES), run_dir=tmp_path / str(i), data_dir=data, seed=seed, reports=False).state
         for i, seed in enumerate((0, 0, 1))
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
