@@ -50,7 +50,7 @@ THIRD_PARTY = {
     "evaluation": TABLES | {"pydantic", "rich", "torchmetrics"},
     "training": {"torch", "accelerate", "numpy", "rich", "yaml"},
     "factory": {"torch", "timm"},
-    "workflows": TABLES | {"accelerate", "PIL", "matplotlib", "rich", "safetensors", "yaml"},
+    "workflows": TABLES | {"PIL", "matplotlib", "rich", "safetensors", "yaml"},
     "tables": {"rich"},
     "cli": {"rich", "typer"},
     "__init__": set(),

@@ -24,7 +24,7 @@ from madzoo.training.recipe import Recipe
 from madzoo.training.run_state import RunFiles
 from madzoo.training.schedule import learning_rate
 
-__all__ = ["StepSource", "TrainingResult", "train"]
+__all__ = ["StepSource", "TrainingResult", "make_accelerator", "train"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Validate = Callable[[nn.Module], Mapping[str, float]]
@@ -111,7 +111,7 @@ def train(
         ConfigError: when the source has no step.
     """
     started = time.monotonic()
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or make_accelerator()
     total = recipe.epochs * source.steps_per_epoch
     if total < 1:
         raise ConfigError("the training part is smaller than one batch.", asked=f"batch_size {recipe.batch_size}")
@@ -133,6 +133,12 @@ def train(
             if late or run.ended:
                 break
     return run.result(time.monotonic() - started)
+
+
+def make_accelerator() -> Accelerator:
+    """Returns the accelerator of this process: the GPUs at hand, else the CPU, joined with its peers under torchrun."""
+    # Without a GPU, Accelerate joins the processes of torchrun only when it is told that it runs on the CPU.
+    return Accelerator(cpu=not torch.accelerator.is_available())
 
 
 class _Run:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from madzoo.checkpoint.folder import write_folder
@@ -13,7 +12,7 @@ from madzoo.data.catalog import find_dataset
 from madzoo.errors import UnknownModelError
 from madzoo.factory import create_model, model_info
 from madzoo.registry import ModelSpec, PretrainedCfg
-from madzoo.training.loop import TrainingResult
+from madzoo.training.loop import TrainingResult, make_accelerator
 from madzoo.training.loop import train as run_loop
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.report import report
@@ -61,7 +60,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model = create_model(arch, **model_args)
     folder = Path(run_dir or f"runs/{recipe.name}-seed{recipe.seed}")
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     processes = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     task = training_task(model, recipe, folder=data_dir, **processes)
     result = run_loop(

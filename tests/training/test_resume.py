@@ -71,6 +71,17 @@ def test_two_processes_resume_to_the_same_bytes(tmp_path):
     assert run_on_two(tmp_path / "part", "minutes").returncode == 0
     assert run_on_two(tmp_path / "part").returncode == 0
     assert outcome(tmp_path / "part") == outcome(tmp_path / "whole")
+    events = (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
+    assert len(set(events)) == len(events)  # one process logs, for both
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_one_batch_together(tmp_path, unbroken):
+    """Each takes half of every batch, so that their joint weights differ from those of two lone runs."""
+    done = run_on_two(tmp_path)
+    assert done.stdout.count("finished") == 2, done.stderr
+    assert outcome(tmp_path)[0] != unbroken[0]
+    assert outcome(tmp_path)[2]["step"] == unbroken[2]["step"]
 
 
 def test_run_of_another_recipe_is_refused(tmp_path):

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from madzoo.data.images import Augmentation, ImageArrays, ImageSteps, image_batches
 from madzoo.models.image.weft import Weft, WeftConfig
-from madzoo.training.loop import train
+from madzoo.training.loop import make_accelerator, train
 from madzoo.training.losses import cross_entropy
 from madzoo.training.recipe import Recipe
 from madzoo.training.validation import score_classifier
@@ -43,7 +42,7 @@ def main(run_dir, when):
         img_size=8, in_chans=1, num_classes=3, embed_dim=8, depth=2, d_state=2, dt_rank=1, drop_rate=0.1,
         drop_path_rate=0.2,
     )  # fmt: skip
-    accelerator = Accelerator()
+    accelerator = make_accelerator()
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     source = ImageSteps(random_images(48), AUGMENTATION, **PIXELS, batch_size=8, seed=0, **share)
     validations = []
