@@ -22,7 +22,7 @@ SMALL = PatchS4DConfig(
 PARAMETERS = {
     "patch_s4d_nano_336_96": (50_192, 336 * 96),
     "patch_s4d_nano_512_96": (56_656, 512 * 96),
-    "patch_s4d_tiny_512_96": (119_360, 512 * 96),
+    "patch_s4d_tiny_512_96": (188_208, 512 * 96),
     "patch_s4d_small_672_168": (529_256 + 129 * 168, 672 * 168),
 }
 

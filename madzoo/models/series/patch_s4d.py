@@ -291,7 +291,7 @@ _register(
 _register(
     "patch_s4d_tiny_512_96",
     PatchS4DConfig(
-        context_length=512, prediction_length=96, patch_size=32, patch_stride=16, d_model=32, depth=2, dropout=0.3
+        context_length=512, prediction_length=96, patch_size=32, patch_stride=16, d_model=48, depth=2, dropout=0.3
     ),
 )
 _register(
