@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError, DuplicateModelError, UnknownModelError, UnknownTagError, nearest
 
 __all__ = [
+    "MAX_DEPTH",
     "TASKS",
     "ModelSpec",
     "PretrainedCfg",
@@ -26,6 +27,7 @@ __all__ = [
     "register_model",
 ]
 
+MAX_DEPTH = 1000  # blocks; a slip of the keyboard must not build layers for hours
 TASKS = ("image-classification", "time-series-forecasting")
 NAME = re.compile(r"(?P<arch>[a-z0-9_]+)(?:\.(?P<tag>[a-z0-9_-]+))?")
 

@@ -23,7 +23,7 @@ from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, inp
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
 from madzoo.layers.stem_channels import adapt_stem_weight
-from madzoo.registry import ModelSpec, PretrainedCfg, register_model
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Parameters, Symmetry
 
 __all__ = ["Vim", "VimConfig"]
@@ -73,6 +73,8 @@ class VimConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"depth is at most {MAX_DEPTH}.", todo="a depth of some tens")
         if self.num_classes < 0:
             raise ConfigError("num_classes is at least 0.", asked=f"num_classes={self.num_classes}")
         if (self.img_size - self.patch_size) % self.stride or self.img_size < self.patch_size:

@@ -22,7 +22,7 @@ from madzoo.layers.drop_path import DropPath
 from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
-from madzoo.registry import ModelSpec, PretrainedCfg, register_model
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
 __all__ = ["Weft", "WeftConfig"]
 
@@ -58,6 +58,8 @@ class WeftConfig:
         for name in ("img_size", "in_chans", "depth", "d_state", "dt_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"depth must be at most {MAX_DEPTH}.")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, not {self.num_classes}.")
         if self.embed_dim < 4 or self.embed_dim % 4:

@@ -22,7 +22,7 @@ from madzoo.layers.quantile_head import QuantileHead
 from madzoo.layers.s4d import S4DKernel
 from madzoo.layers.series_scaler import SeriesScaler
 from madzoo.ops.long_conv import long_conv
-from madzoo.registry import ModelSpec, PretrainedCfg, register_alias, register_model
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_alias, register_model
 
 __all__ = ["PatchS4D", "PatchS4DBlock", "PatchS4DConfig"]
 
@@ -77,6 +77,8 @@ class PatchS4DConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"depth is at most {MAX_DEPTH}.", todo="a depth below ten")
         if not self.patch_stride <= self.patch_size <= self.context_length:
             raise ConfigError("patch_stride <= patch_size <= context_length is needed.", asked=str(self))
         levels = self.quantile_levels
