@@ -71,11 +71,22 @@ def list_(
 
 
 @app.command()
-def info(name: Model) -> None:
-    """Print what a name stands for, as JSON."""
-    from madzoo.factory import model_info
+def info(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="arch.tag, as in every command.")] = None,
+    system: Annotated[bool, typer.Option("--system", help="Describe this machine and what serves the scans.")] = False,
+) -> None:
+    """Print what a name stands for, or what this machine offers, as JSON."""
+    if (name is None) != system:
+        raise typer.BadParameter("give either a NAME or --system.")
+    if system:
+        from madzoo.workflows.system import system_record
 
-    typer.echo(json.dumps(model_info(name).to_dict(), indent=2, ensure_ascii=False))
+        record = system_record()
+    else:
+        from madzoo.factory import model_info
+
+        record = model_info(str(name))
+    typer.echo(json.dumps(record.to_dict(), indent=2, ensure_ascii=False))
 
 
 @app.command()

@@ -90,6 +90,23 @@ def test_info_of_the_default_forecaster(run):
     assert json.loads(run("info", "forecast-default")[1])["task"] == "time-series-forecasting"
 
 
+def test_info_of_the_machine(run):
+    code, out, _ = run("info", "--system")
+    found = json.loads(out)
+    assert code == 0
+    assert found["torch"] == torch.__version__
+    assert found["scan"]["cpu"]["backend"] in ("cpu", "torch")
+    assert found["kernels"]["available"] is (found["kernels"]["reason"] is None)
+
+
+@pytest.mark.parametrize("words", [["info"], ["info", "vim_tiny_patch16_224", "--system"]])
+def test_info_is_of_one_thing(run, words):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert "Usage" in err
+    assert "NAME or --system" in err
+
+
 def test_version(run):
     assert run("--version")[:2] == (0, madzoo.__version__ + "\n")
 
