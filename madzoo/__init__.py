@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from madzoo import errors, evaluation, geometry, layers, ops, quantization
     from madzoo.data.transforms import create_transform
     from madzoo.factory import create_model, list_models, model_info
+    from madzoo.inference import optimize_for_cpu
     from madzoo.workflows.forecast import forecast
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "list_models",
     "model_info",
     "ops",
+    "optimize_for_cpu",
     "quantization",
 ]
 
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> Any:
             import madzoo.data.transforms as home
         case "forecast":
             import madzoo.workflows.forecast as home
+        case "optimize_for_cpu":
+            import madzoo.inference as home
         case _:
             return _import_room(name)
     return globals().setdefault(name, getattr(home, name))

@@ -49,6 +49,7 @@ THIRD_PARTY = {
     "quantization": {"torch", "numpy", "pydantic"},
     "evaluation": TABLES | {"pydantic", "rich", "torchmetrics"},
     "training": {"torch", "accelerate", "numpy", "rich", "yaml"},
+    "inference": {"torch"},
     "factory": {"torch", "timm"},
     "workflows": TABLES | {"PIL", "matplotlib", "rich", "safetensors", "yaml"},
     "tables": {"rich"},
