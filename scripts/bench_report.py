@@ -1,0 +1,92 @@
+"""What the benchmarks print: the machine they ran on, Markdown tables, one dot plot."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+__all__ = ["describe_machine", "dot_plot", "geometric_mean", "markdown", "timed_cell"]
+
+PACKAGES = ("torch", "transformers", "mambapy", "assoc-scan", "timm")
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def describe_machine() -> dict[str, str]:
+    """Returns processor, cores, system and the versions of what is measured."""
+    cpu = platform.processor()
+    if CPUINFO.is_file():
+        entries = dict(line.split(":", 1) for line in CPUINFO.read_text().splitlines() if ":" in line)
+        entries = {key.strip(): value.strip() for key, value in entries.items()}
+        cpu = entries.get("model name", cpu)
+        if {"cpu family", "model"} <= entries.keys():
+            cpu += f" (family {entries['cpu family']}, model {entries['model']})"
+    found = {"processor": cpu, "cores": str(os.cpu_count()), "system": platform.platform(terse=True)}
+    found |= {"python": platform.python_version(), "isa": torch.backends.cpu.get_cpu_capability()}
+    return found | {name: version for name in PACKAGES if (version := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Returns a Markdown table under a line of its own; the first column is text, the others numbers.
+
+    Example:
+        >>> print(markdown("Times", ["path", "ms"], [["a", 1.5]]))
+        Times
+        <BLANKLINE>
+        | path | ms |
+        |---|---:|
+        | a | 1.5 |
+    """
+    head = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    return "\n".join([title, "", *head, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def timed_cell(seconds: float | None, base: float | None) -> str:
+    """Returns milliseconds, and how many times as long as the base.
+
+    Example:
+        >>> timed_cell(0.1, 0.002), timed_cell(None, 0.002)
+        ('100 (50x)', '')
+    """
+    if seconds is None:
+        return ""
+    ratio = f" ({seconds / base:.3g}x)" if base else ""
+    return f"{1e3 * seconds:.3g}{ratio}" if seconds < 1 else f"{1e3 * seconds:.0f}{ratio}"
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """Returns the geometric mean.
+
+    Example:
+        >>> geometric_mean([1.0, 4.0])
+        2.0
+    """
+    return float(torch.tensor(ratios, dtype=torch.float64).log().mean().exp())
+
+
+def dot_plot(path: Path, cases: Mapping[str, Mapping[str, float]], *, label: str, title: str, ours: str) -> None:
+    """Draws one row per case and one dot per path, on a logarithmic axis; paths that start with ``ours`` are filled."""
+    names = list(dict.fromkeys(name for values in cases.values() for name in values))
+    figure = Figure(figsize=(8, 1.4 + 0.45 * len(cases)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(names):
+        points = [(values[name], row) for row, values in enumerate(cases.values()) if name in values]
+        face = f"C{index % 10}" if name.startswith(ours) else "none"
+        x, y = zip(*points, strict=True)
+        axes.scatter(x, y, s=45, marker="osD^v<>ph*"[index % 10], label=name, color=f"C{index % 10}", facecolors=face)
+    axes.set(xscale="log", xlabel=label, title=title, yticks=range(len(cases)), yticklabels=list(cases))
+    axes.invert_yaxis()
+    axes.grid(axis="x", which="both", color="0.9")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    figure.savefig(path, metadata={"Software": None} if path.suffix == ".png" else {"Date": None})

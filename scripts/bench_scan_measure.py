@@ -1,0 +1,121 @@
+"""The measurements of bench_scan.py: times in turns, growth, errors, memory. Sizes are (B, D, L, N)."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_peers import Inputs, Variant, make_inputs, our_variants, peer_variants
+from torch import Tensor
+
+from madzoo.errors import BackendError
+from madzoo.ops.selective_scan import BACKENDS
+from madzoo.workflows.timing import medians, peak_memory, rounds_for, time_in_turns
+
+__all__ = ["Size", "deviation", "errors", "growth", "hot", "memory", "peak", "run", "served", "time_variants"]
+
+Size = tuple[int, int, int, int]
+
+AGREEMENT = 1e-4  # of all variants, relative to the largest value, before any is timed
+PROGRAM = Path(__file__).with_name("bench_scan.py")
+
+
+def run(variant: Variant, x: Inputs, *, training: bool) -> Callable[[], tuple[Tensor, ...]]:
+    """Returns a call that computes the output, and with ``training`` the gradients of all eight inputs."""
+    x = x.in_memory(channel_last=variant.channel_last)
+    if not training:
+
+        def forward() -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return (variant.call(x),)
+
+        return forward
+    leaves = x.leaves()
+    grad = torch.randn(x.u.shape, generator=torch.Generator().manual_seed(1)).to(x.u.dtype)
+    grad = grad.mT.contiguous().mT if variant.channel_last else grad
+
+    def forward_and_backward() -> tuple[Tensor, ...]:
+        y = variant.call(leaves)
+        return y.detach(), *torch.autograd.grad(y, leaves.tensors(), grad)
+
+    return forward_and_backward
+
+
+def deviation(found: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> list[float]:
+    """Returns, for each tensor, the largest deviation relative to the largest value."""
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, truth, strict=True)]
+
+
+def time_variants(
+    variants: list[Variant], size: Size, *, training: bool, rounds: int | None, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Checks that all variants agree, then times them in turns."""
+    x = make_inputs(size)
+    calls = {variant.name: run(variant, x, training=training) for variant in variants}
+    truth, seconds = None, time.perf_counter()
+    for name, call in calls.items():
+        found = call()
+        truth = truth or found
+        if (worst := max(deviation(found, truth))) > AGREEMENT:
+            raise SystemExit(f"{name} deviates by {worst:.1e} at {size}: nothing was timed")
+    del found, truth
+    seconds = time.perf_counter() - seconds
+    rounds = rounds or rounds_for(seconds, budget=60 if training else 20, least=5, most=41)
+    return {"rounds": rounds, "seconds": medians(time_in_turns(calls, rounds=rounds, clock=clock))}
+
+
+def hot(variant: Variant, size: Size, *, rounds: int = 30) -> dict[str, float]:
+    """Times one variant alone, over and over; returns state updates per second of forward and of both passes."""
+    updates, found = size[0] * size[1] * size[2] * size[3], {}
+    for name in ("forward", "training"):
+        call = run(variant, make_inputs(size), training=name == "training")
+        found[name] = updates / statistics.median(time_in_turns({name: call}, rounds=rounds)[name])
+    return found
+
+
+def growth(variant: Variant, lengths: tuple[int, ...], *, rounds: int) -> dict[int, float]:
+    """Times one variant at (1, 384, L, 16) for each L, in turns."""
+    calls = {str(length): run(variant, make_inputs((1, 384, length, 16)), training=False) for length in lengths}
+    return {int(length): seconds for length, seconds in medians(time_in_turns(calls, rounds=rounds)).items()}
+
+
+def errors(variants: list[Variant], size: Size) -> dict[str, tuple[float, float]]:
+    """Returns the error of the output and the worst of the gradients, against the reference loop in float64."""
+    (truth,) = (variant for variant in our_variants(("reference",)))
+    exact = run(truth, make_inputs(size).map(Tensor.double), training=True)()
+    found = {variant.name: deviation(run(variant, make_inputs(size), training=True)(), exact) for variant in variants}
+    return {name: (forward, max(gradients)) for name, (forward, *gradients) in found.items()}
+
+
+def memory(name: str, size: Size, *options: str) -> dict[str, float | None]:
+    """Returns MiB above the inputs, of the forward and of forward and backward, each in a fresh process."""
+    found = {}
+    for what in ("forward", "training"):
+        words = [sys.executable, str(PROGRAM), *options, "--peak", name, what, *map(str, size)]
+        found[what] = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def peak(name: str, what: str, size: Size, mamba_ref: Path | None) -> float | None:
+    """Measures one variant's memory, in this process, after a small call that loads what is loaded late."""
+    (variant,) = (v for v in our_variants(BACKENDS) + peer_variants(mamba_ref) if v.name == name)
+    run(variant, make_inputs((1, 16, 8, size[3])), training=what == "training")()
+    return peak_memory(run(variant, make_inputs(size), training=what == "training"))
+
+
+def served(variants: list[Variant]) -> list[Variant]:
+    """Drops what cannot run here: a backend without its kernel."""
+    found = []
+    for variant in variants:
+        try:
+            variant.call(make_inputs((1, 16, 3, 4)))
+        except BackendError as error:
+            print(f"left out, {variant.name}: {str(error).splitlines()[0]}", file=sys.stderr)
+        else:
+            found.append(variant)
+    return found
