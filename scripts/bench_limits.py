@@ -38,23 +38,14 @@ def limits() -> dict[str, float]:
 
 
 def _in_registers(symbol: str) -> float | None:
-    """Returns what a limit program of the library reaches: it takes a count of rounds and returns updates made."""
+    """Returns the float32 rate of a limit program of the library, which makes as many steps as it is told."""
     library = kernel_library()
     if library is None or not hasattr(library, symbol):
         return None
     program = getattr(library, symbol)
-    program.argtypes, program.restype = [ctypes.c_int64], ctypes.c_int64
-    rounds, seconds = 1000, 0.0
-    while seconds < SECONDS:
-        rounds *= 2
-        _, seconds = _timed(program, rounds)
-    return max(made / seconds for made, seconds in (_timed(program, rounds) for _ in range(REPEATS)))
-
-
-def _timed(program: Callable[[int], int], rounds: int) -> tuple[int, float]:
-    start = time.perf_counter()
-    made = program(rounds)
-    return made, time.perf_counter() - start
+    program.argtypes, program.restype = [ctypes.c_int64, ctypes.c_int], ctypes.c_double
+    steps = 2**24
+    return _rate(lambda: program(steps, 0), steps)
 
 
 def _rate(call: Callable[[], object], work: int) -> float:

@@ -97,7 +97,7 @@ def memory(name: str, size: Size, *options: str) -> dict[str, float | None]:
     found = {}
     for what in ("forward", "training"):
         words = [sys.executable, str(PROGRAM), *options, "--peak", name, what, *map(str, size)]
-        found[what] = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        found[what] = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return found
 
 
