@@ -6,6 +6,7 @@ from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.long_conv import long_conv
 from madzoo.ops.scan import linear_scan
 from madzoo.ops.selective_scan import selective_scan
+from madzoo.ops.ssd import ssd, ssd_step
 from madzoo.ops.vandermonde import vandermonde
 
 __all__ = [
@@ -20,5 +21,7 @@ __all__ = [
     "long_conv",
     "nplr",
     "selective_scan",
+    "ssd",
+    "ssd_step",
     "vandermonde",
 ]
