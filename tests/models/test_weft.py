@@ -5,7 +5,7 @@ import torch
 
 from madzoo.errors import ShapeError
 from madzoo.factory import create_model
-from madzoo.models.image.weft import Weft, WeftConfig
+from madzoo.models.image.weft import ResidualConvolutions, Weft, WeftConfig
 from madzoo.registry import find_spec
 
 TINY = {"embed_dim": 16, "depth": 2, "d_state": 4, "dt_rank": 2}
@@ -104,3 +104,51 @@ def test_micro_models_stay_small(name):
 def test_no_weight_decay_names_parameters_that_exist(model):
     named = model.no_weight_decay()
     assert named and named <= dict(model.named_parameters()).keys()
+
+
+@pytest.fixture
+def deep():
+    torch.manual_seed(0)
+    return Weft(WeftConfig(**TINY, stem_blocks=(0, 2, 1)))
+
+
+def test_the_plain_stem_is_the_default(model):
+    assert [name for name, _ in model.stem.named_parameters()] == [
+        f"{i}.{kind}" for i in (0, 1, 3, 4, 6, 7) for kind in (("weight",) if i % 3 == 0 else ("weight", "bias"))
+    ]
+
+
+def test_residual_pairs_add_nothing_before_training(deep):
+    x = torch.randn(2, 16, 8, 8)
+    pairs = [module for module in deep.stem if isinstance(module, ResidualConvolutions)]
+    assert [pair.pair[0].in_channels for pair in pairs] == [8, 8, 16]
+    torch.testing.assert_close(pairs[-1](x), x, rtol=0, atol=0)
+
+
+def test_a_residual_stem_keeps_sizes_and_moves_all_its_weights(deep):
+    optimizer = torch.optim.SGD(deep.parameters(), lr=0.01)
+    for _ in range(2):  # the zeros at the end of each pair must move before the rest of it can
+        deep.zero_grad()
+        features = deep.forward_features(torch.randn(4, 3, 28, 20))
+        features.square().mul(torch.rand_like(features)).sum().backward()
+        optimizer.step()
+    assert features.shape == (4, 7, 5, 16)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in deep.stem.parameters())
+
+
+def test_a_residual_stem_adapts_to_other_channels():
+    names = set(Weft(WeftConfig(**TINY, stem_blocks=(0, 1, 1))).state_dict())
+    assert {"stem.0.weight", "stem.4.weight"} <= names
+    grey = Weft(WeftConfig(**TINY, stem_blocks=(0, 1, 1), in_chans=1)).eval()
+    assert grey(torch.randn(1, 1, 16, 16)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("counts", [(1,), (0, 1), (0, -1, 0), (0, 1.5, 0)])
+def test_ill_formed_stems_are_refused(counts):
+    with pytest.raises(ValueError, match="stem_blocks"):
+        WeftConfig(**TINY, stem_blocks=counts)
+
+
+def test_a_list_of_counts_serves_as_a_tuple():
+    model = create_model("weft_micro_patch4_32", stem_blocks=[0, 1, 0])
+    assert model.config.stem_blocks == (0, 1, 0)

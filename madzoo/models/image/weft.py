@@ -24,7 +24,7 @@ from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
-__all__ = ["Weft", "WeftConfig"]
+__all__ = ["ResidualConvolutions", "Weft", "WeftConfig"]
 
 STEM_STRIDE = 4
 
@@ -37,6 +37,8 @@ class WeftConfig:
         img_size: height and width the weights were made for; others work too.
         scan: False removes the selective scan and keeps everything else, the ablation every SSM must beat.
         mlp_ratio: hidden width of the MLP over embed_dim.
+        stem_blocks: residual pairs of 3x3 convolutions after the stem's first, second and third stage (strides 1, 2
+            and 4), as ``(0, 2, 2)``; ``()`` is the plain stem of three convolutions.
         dt_min, dt_max: range of the initial step sizes.
     """
 
@@ -48,6 +50,7 @@ class WeftConfig:
     d_state: int = 8
     dt_rank: int = 8
     mlp_ratio: float = 1.5
+    stem_blocks: tuple[int, ...] = ()
     scan: bool = True
     dt_min: float = 1e-3
     dt_max: float = 0.1
@@ -66,8 +69,31 @@ class WeftConfig:
             raise ValueError(f"embed_dim must be a multiple of 4, not {self.embed_dim}.")
         if self.mlp_ratio <= 0 or not 0 < self.dt_min <= self.dt_max:
             raise ValueError("mlp_ratio must be positive and 0 < dt_min <= dt_max.")
+        counts = self.stem_blocks
+        if len(counts) not in (0, 3) or not all(isinstance(n, int) and 0 <= n <= MAX_DEPTH for n in counts):
+            raise ValueError(f"stem_blocks must be empty or hold three counts up to {MAX_DEPTH}, not {counts}.")
         if not (0 <= self.drop_rate < 1 and 0 <= self.drop_path_rate < 1):
             raise ValueError("drop_rate and drop_path_rate must be in [0, 1).")
+
+
+class ResidualConvolutions(nn.Module):
+    """Adds two 3x3 convolutions to their input; an untrained pair adds nothing, so that depth costs no stability.
+
+    Shapes:
+        [B, D, H, W] -> [B, D, H, W].
+
+    Source: arXiv 1512.03385, section 3.3; the zero at the end, arXiv 1706.02677, section 5.1.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        first, last = (_convolution(dim, dim, stride=1) for _ in range(2))
+        nn.init.zeros_(last[1].weight)
+        self.pair = nn.Sequential(*first, nn.ReLU(), *last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the refined map."""
+        return x + self.pair(x)
 
 
 class ScanDirection(nn.Module):
@@ -170,13 +196,7 @@ class Weft(nn.Module):
         self.pretrained_cfg: dict[str, Any] = {}
         self.num_classes, self.num_features, self.head_hidden_size = config.num_classes, dim, dim
         self.grad_checkpointing = False
-        self.stem = nn.Sequential(
-            *_convolution(config.in_chans, dim // 4, stride=1),
-            nn.GELU(),
-            *_convolution(dim // 4, dim // 2, stride=2),
-            nn.GELU(),
-            *_convolution(dim // 2, dim, stride=2),
-        )
+        self.stem = _make_residual_stem(config) if config.stem_blocks else _make_plain_stem(config)
         rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
             WeftBlock(config, route=ROUTES[i % 2], drop_path=rate) for i, rate in enumerate(rates)
@@ -196,6 +216,9 @@ class Weft(nn.Module):
                 asked=list(x.shape),
                 todo=f"[B, {self.config.in_chans}, height >= {STEM_STRIDE}, width >= {STEM_STRIDE}]",
             )
+        if self.config.stem_blocks:
+            # Many convolutions run faster with the channels innermost, which is also what the blocks want.
+            x = x.contiguous(memory_format=torch.channels_last)
         x_BHWD = self.stem(x).permute(0, 2, 3, 1)
         for block in self.blocks:
             x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if self._recompute else block(x_BHWD)
@@ -242,7 +265,28 @@ class Weft(nn.Module):
         return self.grad_checkpointing and self.training and torch.is_grad_enabled()
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Module, nn.Module]:
+def _make_plain_stem(config: WeftConfig) -> nn.Sequential:
+    dim = config.embed_dim
+    return nn.Sequential(
+        *_convolution(config.in_chans, dim // 4, stride=1),
+        nn.GELU(),
+        *_convolution(dim // 4, dim // 2, stride=2),
+        nn.GELU(),
+        *_convolution(dim // 2, dim, stride=2),
+    )
+
+
+def _make_residual_stem(config: WeftConfig) -> nn.Sequential:
+    """Builds three stages of a convolution, a ReLU and residual pairs."""  # a GELU costs as much as its convolution
+    dim, layers, width = config.embed_dim, [], config.in_chans
+    for outputs, stride, blocks in zip((dim // 4, dim // 2, dim), (1, 2, 2), config.stem_blocks, strict=True):
+        layers += [*_convolution(width, outputs, stride=stride), nn.ReLU()]
+        layers += [ResidualConvolutions(outputs) for _ in range(blocks)]
+        width = outputs
+    return nn.Sequential(*layers)
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs)
 
 
