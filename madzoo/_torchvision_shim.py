@@ -42,7 +42,8 @@ def ensure_torchvision() -> None:
 
 def _operators_load(folder: Path) -> bool:
     """Tries what torchvision's import will try; loading a sound library twice changes nothing."""
-    libraries = [folder / f"_C{suffix}" for suffix in EXTENSION_SUFFIXES if (folder / f"_C{suffix}").is_file()]
+    # _C until torchvision 0.28, _C_stable since. If one is overlooked, both sides declare nms, and the process aborts.
+    libraries = sorted(path for path in folder.glob("_C*") if path.name.endswith(tuple(EXTENSION_SUFFIXES)))
     if not libraries:
         return False
     try:

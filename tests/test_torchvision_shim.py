@@ -51,6 +51,16 @@ def test_a_folder_without_a_library_has_no_operators(tmp_path):
     assert not shim._operators_load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["_C", "_C_stable"])
+def test_a_library_of_either_name_is_tried(tmp_path, monkeypatch, name):
+    tried = []
+    monkeypatch.setattr(shim.torch.ops, "load_library", tried.append)
+    (tmp_path / f"{name}{shim.EXTENSION_SUFFIXES[0]}").touch()
+    (tmp_path / f"image{shim.EXTENSION_SUFFIXES[0]}").touch()
+    assert shim._operators_load(tmp_path)
+    assert [path.name for path in tried] == [f"{name}{shim.EXTENSION_SUFFIXES[0]}"]
+
+
 def test_timm_and_torchmetrics_can_be_imported():
     script = (
         "from madzoo._torchvision_shim import ensure_torchvision; ensure_torchvision();"
