@@ -5,7 +5,7 @@ from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discret
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.long_conv import long_conv
 from madzoo.ops.scan import linear_scan
-from madzoo.ops.selective_scan import selective_scan
+from madzoo.ops.selective_scan import selective_scan, use_backend
 from madzoo.ops.ssd import ssd, ssd_step
 from madzoo.ops.vandermonde import vandermonde
 
@@ -23,5 +23,6 @@ __all__ = [
     "selective_scan",
     "ssd",
     "ssd_step",
+    "use_backend",
     "vandermonde",
 ]

@@ -1,22 +1,26 @@
-"""The selective scan of Mamba-1: one signature, one dispatcher, a reference and a lean path.
+"""The selective scan of Mamba-1: one signature, one dispatcher, a reference and faster paths.
 
 B batch, D channels, G groups, L length, N states.
 """
 
 import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from madzoo.errors import BackendError, ShapeError, nearest
-from madzoo.ops.selective_scan_lean import lean_scan
-from madzoo.ops.selective_scan_reference import reference_scan
+from madzoo.ops.kernels.selective_scan_cpu import cpu_selective_scan, why_not_cpu
+from madzoo.ops.selective_scan_lean import lean_selective_scan, why_not_lean
+from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
-__all__ = ["BACKENDS", "selective_scan"]
+__all__ = ["BACKENDS", "selective_scan", "use_backend"]
 
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "torch", "cpu")
+Scan = Callable[..., tuple[Tensor, Tensor]]
 _log = logging.getLogger(__name__)
 _told: set[str] = set()
 
@@ -85,7 +89,8 @@ def selective_scan(
         return_last_state: also returns the state after the last step.
         reverse: scans from the last position to the first.
         backend: ``"reference"`` (plain loop, differentiable to any order, any ``A``), ``"torch"`` (lean loop, real
-            ``A`` and per-position B and C), ``"auto"`` (the quickest that serves).
+            ``A`` and per-position B and C), ``"cpu"`` (the compiled kernel, likewise), ``"auto"`` (the quickest that
+            serves; :func:`use_backend` gives it another meaning).
 
     Shapes:
         u, delta, z: [B, D, L]. A: [D, N]. D, delta_bias: [D].
@@ -96,8 +101,9 @@ def selective_scan(
         ShapeError: when shapes do not fit.
         BackendError: when the backend is unknown or does not serve these inputs.
 
-    Cost: B D L N exponentials. Memory beyond the inputs: B D N for the forward of "torch", B D N (L / 8 + 16) for its
-    backward; B D L N for the backward of "reference".
+    Cost: B D L N exponentials. Memory beyond inputs and output: B D N L / 16 for the backward of "cpu", nothing for its
+    forward; B D N for the forward of "torch", B D N (L / 8 + 16) for its backward; B D L N for the backward of
+    "reference".
 
     Source: arXiv 2312.00752, Algorithm 2 and equation 1; signature of mamba_ssm's ``selective_scan_fn``.
 
@@ -110,39 +116,76 @@ def selective_scan(
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     dtype = torch.promote_types(u.dtype, torch.float32)
+    scan = _choose(_default if backend == "auto" else backend, u, A, B, C)
     with torch.autocast(device_type=u.device.type, enabled=False):
-        dt = delta.to(dtype) if delta_bias is None else delta.to(dtype) + delta_bias.to(dtype)[:, None]
-        dt = F.softplus(dt) if delta_softplus else dt
-        scan = _choose(A, B, C, backend)
-        A, B, C = (_promote(x, dtype, A.is_complex()) for x in (A, B, C))
-        y, state = scan(u.to(dtype), dt, A, B, C, reverse=reverse)
-        y = y if D is None else y + u.to(dtype) * D.to(dtype)[:, None]
-        y = y if z is None else y * F.silu(z.to(dtype))
+        B, C = _grouped(*(_promote(x, dtype, A.is_complex()) for x in (B, C)))
+        rest = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
+        A = _promote(A, dtype, A.is_complex())
+        y, state = scan(u.to(dtype), delta.to(dtype), A, B, C, *rest, delta_softplus, reverse)
     y = y.to(u.dtype)
     return (y, state) if return_last_state else y
 
 
-def _choose(A: Tensor, B: Tensor, C: Tensor, backend: str):  # noqa: ANN202 - one of two functions of one signature
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Makes ``backend="auto"`` mean another backend for a while, in every thread of this process.
+
+    Raises:
+        BackendError: when the backend is unknown; and from a scan that it does not serve.
+    """
+    global _default
+    _check_name(name)
+    before, _default = _default, name
+    try:
+        yield
+    finally:
+        _default = before
+
+
+_default = "auto"
+
+
+def _choose(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
+    _check_name(backend)
+    if backend != "auto":
+        scan, lacking = _offer(backend, u, A, B, C)
+        if lacking:
+            raise BackendError(f"backend {backend!r} does not serve {lacking}.", asked=backend, todo="backend='auto'")
+        return scan
+    for name in ("cpu", "torch"):
+        scan, lacking = _offer(name, u, A, B, C)
+        if not lacking:
+            return scan
+    if lacking not in _told:
+        _told.add(lacking)
+        _log.info("selective_scan: %s is served by the reference loop", lacking)
+    return selective_scan_by_reference
+
+
+def _offer(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Scan, str | None]:
+    """Returns a backend and what keeps it from serving these inputs."""
+    if backend == "reference":
+        return selective_scan_by_reference, None
+    scan, why_not = {"cpu": (cpu_selective_scan, why_not_cpu), "torch": (lean_selective_scan, why_not_lean)}[backend]
+    # Fast paths write in place or know no derivative but the first: function transforms (vmap, jvp, jacrev) need more.
+    return scan, "torch.func transforms" if torch._C._are_functorch_transforms_active() else why_not(u, A, B, C)
+
+
+def _check_name(backend: str) -> None:
     if backend not in BACKENDS:
         raise BackendError(
             f"unknown backend {backend!r}.", asked=backend, looked=", ".join(BACKENDS), todo=nearest(backend, BACKENDS)
         )
-    lacking = _why_not_lean(A, B, C)
-    if backend == "torch" and lacking:
-        raise BackendError(f"backend 'torch' does not serve {lacking}.", asked=backend, todo="backend='auto'")
-    if backend == "auto" and lacking and lacking not in _told:
-        _told.add(lacking)
-        _log.info("selective_scan: %s is served by the reference loop", lacking)
-    return reference_scan if lacking or backend == "reference" else lean_scan
 
 
-def _why_not_lean(A: Tensor, B: Tensor, C: Tensor) -> str | None:
-    if A.is_complex():
-        return "complex A"
+def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Gives both an axis of groups, of one length; constant ones stay as they are."""
     if B.dim() == 2 or C.dim() == 2:
-        return "constant B or C"
-    # The lean path writes in place, which function transforms (vmap, jvp, jacrev) cannot follow.
-    return "torch.func transforms" if torch._C._are_functorch_transforms_active() else None
+        return B, C
+    B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
+    groups = math.lcm(B.shape[1], C.shape[1])
+    B, C = (x if x.shape[1] == groups else x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
+    return B, C
 
 
 def _promote(x: Tensor, dtype: torch.dtype, complex_A: bool) -> Tensor:

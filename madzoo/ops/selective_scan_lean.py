@@ -10,9 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["lean_scan"]
+from madzoo.ops.selective_scan_reference import around_scan
+
+__all__ = ["lean_scan", "lean_selective_scan", "why_not_lean"]
 
 STRIDE = 8  # states kept: L / STRIDE; states recomputed at a time: STRIDE
+
+
+def why_not_lean(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
+    """Returns why the lean loop does not serve these inputs, or None when it does."""
+    if A.is_complex():
+        return "complex A"
+    return "constant B or C" if B.dim() == 2 or C.dim() == 2 else None
+
+
+def lean_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Does all of :func:`madzoo.ops.selective_scan`, the scan itself by :func:`lean_scan`."""
+    return around_scan(lean_scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
 
 def lean_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,12 @@
 """The selective scan as its recurrence is written: the reference every faster path is held against."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["reference_scan"]
+__all__ = ["around_scan", "reference_scan", "selective_scan_by_reference"]
 
 
 def reference_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
@@ -22,6 +25,42 @@ def reference_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, re
         y_BD = (state * _at(C, t, u.shape[1])).sum(-1)
         outputs[t] = 2 * y_BD.real if y_BD.is_complex() else y_BD
     return torch.stack(outputs, dim=-1), state
+
+
+def selective_scan_by_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Does all of :func:`madzoo.ops.selective_scan`, the scan itself by :func:`reference_scan`."""
+    return around_scan(reference_scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+
+
+def around_scan(
+    scan: Callable[..., tuple[Tensor, Tensor]],
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Puts step sizes before a bare scan, and skip and gate after it."""
+    dt = delta if delta_bias is None else delta + delta_bias[:, None]
+    y, state = scan(u, F.softplus(dt) if delta_softplus else dt, A, B, C, reverse=reverse)
+    y = y if D is None else y + u * D[:, None]
+    return (y if z is None else y * F.silu(z)), state
 
 
 def _at(x: Tensor, t: int, channels: int) -> Tensor:

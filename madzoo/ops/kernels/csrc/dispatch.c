@@ -1,35 +1,77 @@
-/* What the library exports: its version, the choice of an instruction set at run time, and the source of threads. */
+/* What the library exports: its version, the choice of an instruction set at run time, and the kernels' entries. */
 
-#define EXPORT __attribute__((visibility("default")))
+#include "table.h"
+#include "team.h"
 
-enum { BASELINE, AVX2, AVX512 };
+static int chosen = -1;
 
-static int chosen = BASELINE;
-static void *parallel = 0;
+int madzoo_abi_version(void) { return MADZOO_ABI_VERSION; }
 
-EXPORT int madzoo_abi_version(void) { return 1; }
-
-/* Returns the best instruction set that this processor and its operating system serve. */
-EXPORT int madzoo_best_isa(void)
-{
+int madzoo_best_isa(void) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return AVX2;
+        return MADZOO_AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return MADZOO_AVX2;
 #endif
-    return BASELINE;
+    return MADZOO_BASELINE;
 }
 
-/* Chooses an instruction set; returns 0, or -1 where this processor lacks it. */
-EXPORT int madzoo_set_isa(int isa)
-{
-    if (isa < BASELINE || isa > madzoo_best_isa())
-        return -1;
+int madzoo_set_isa(int isa) {
+    if (isa < MADZOO_BASELINE || isa > madzoo_best_isa()) return -1;
     chosen = isa;
     return 0;
 }
 
-/* Takes the address of GOMP_parallel in the OpenMP runtime that torch uses, or NULL: threads of our own. */
-EXPORT void madzoo_set_parallel(void *gomp_parallel) { parallel = gomp_parallel; }
+const madzoo_table *madzoo_tables(void) {
+    if (chosen < 0) chosen = madzoo_best_isa();
+#if defined(__x86_64__)
+    if (chosen == MADZOO_AVX512) return &madzoo_table_avx512;
+    if (chosen == MADZOO_AVX2) return &madzoo_table_avx2;
+#endif
+    return &madzoo_table_baseline;
+}
+
+static int run(void (*worker)(void *), const void *args, int threads) {
+    madzoo_job job = {args, 0, 0};
+    madzoo_run_team(worker, &job, threads);
+    return job.failed;
+}
+
+/* --- the selective scan -------------------------------------------------------------------------------------------- */
+
+static void turn_sequence(madzoo_sequence *x, int64_t length, int64_t size) {
+    if (x->data) x->data += (length - 1) * x->position * size;
+    x->position = -x->position;
+}
+
+static void turn_vectors(madzoo_vectors *x, int64_t length, int64_t size) {
+    if (x->data) x->data += (length - 1) * x->position * size;
+    x->position = -x->position;
+}
+
+/* Against time the kernels run the same way on memory read backwards. */
+static madzoo_selective_scan_args in_time(const madzoo_selective_scan_args *args) {
+    madzoo_selective_scan_args a = *args;
+    int64_t size = a.is_double ? 8 : 4;
+    if (!a.reverse) return a;
+    madzoo_sequence *sequences[] = {&a.u, &a.delta, &a.z, &a.out, &a.grad_out, &a.grad_u, &a.grad_delta, &a.grad_z};
+    madzoo_vectors *vectors[] = {&a.B, &a.C, &a.grad_B, &a.grad_C};
+    for (int i = 0; i < 8; i++) turn_sequence(sequences[i], a.length, size);
+    for (int i = 0; i < 4; i++) turn_vectors(vectors[i], a.length, size);
+    return a;
+}
+
+int madzoo_selective_scan_forward(const madzoo_selective_scan_args *args) {
+    madzoo_selective_scan_args a = in_time(args);
+    return run(madzoo_tables()->scan[!!a.is_double], &a, a.threads);
+}
+
+int madzoo_selective_scan_backward(const madzoo_selective_scan_args *args) {
+    madzoo_selective_scan_args a = in_time(args);
+    return run(madzoo_tables()->unscan[!!a.is_double], &a, a.threads);
+}
+
+double madzoo_limit_state_update(int64_t updates, int is_double) {
+    return madzoo_tables()->limit[!!is_double](updates);
+}

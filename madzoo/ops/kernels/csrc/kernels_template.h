@@ -1,0 +1,21 @@
+/* Every kernel for one instruction set, in both precisions, and the table by which they are found. */
+
+#define REAL_IS_DOUBLE 0
+#include "vec.h"
+#include "block.h"
+#include "selective_scan_tile.h"
+#include "limit.h"
+#undef REAL_IS_DOUBLE
+
+#define REAL_IS_DOUBLE 1
+#include "vec.h"
+#include "block.h"
+#include "selective_scan_tile.h"
+#include "limit.h"
+#undef REAL_IS_DOUBLE
+
+const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
+    .scan = {MADZOO_PASTE(scan_worker, f32, ISA), MADZOO_PASTE(scan_worker, f64, ISA)},
+    .unscan = {MADZOO_PASTE(unscan_worker, f32, ISA), MADZOO_PASTE(unscan_worker, f64, ISA)},
+    .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
+};

@@ -1,0 +1,57 @@
+/* The C ABI of madzoo's CPU kernels. Plain pointers and strides, counted in elements; no Python, no torch.
+ *
+ * B batch, D channels, G groups, L length, N states. Every function returns 0, or 1 when memory ran out. */
+#ifndef MADZOO_KERNELS_H
+#define MADZOO_KERNELS_H
+
+#include <stdint.h>
+
+#define MADZOO_ABI_VERSION 1
+#define MADZOO_EXPORT __attribute__((visibility("default")))
+
+/* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
+#define MADZOO_CHUNK 16
+
+/* One tensor [B, D, L] in any layout; data is NULL when it is absent. */
+typedef struct {
+    char *data;
+    int64_t batch, channel, position;
+} madzoo_sequence;
+
+/* One tensor [B, G, N, L] in any layout. */
+typedef struct {
+    char *data;
+    int64_t batch, group, state, position;
+} madzoo_vectors;
+
+typedef struct {
+    int64_t batch, channels, groups, length, states;
+    int64_t slices; /* parts of a group's channels that are summed apart in grad_B and grad_C */
+    int32_t is_double, reverse, softplus, threads;
+    madzoo_sequence u, delta, z, out;
+    madzoo_vectors B, C;
+    const void *A, *D, *delta_bias; /* [D, N], [D], [D], contiguous; the last two may be NULL */
+    void *last_state;               /* [B, D, N], or NULL */
+    void *checkpoints;              /* [B, ceil(L / MADZOO_CHUNK), N, G * W], W = D / G rounded up to 16; or NULL */
+    madzoo_sequence grad_out, grad_u, grad_delta, grad_z;
+    const void *grad_last_state;          /* [B, D, N], or NULL */
+    void *grad_A, *grad_D, *grad_bias;    /* [B, D, N], [B, D], [B, D]; the last two may be NULL */
+    madzoo_vectors grad_B, grad_C;        /* one slice of [slices, B, G, L, N], zeroed; slices lie slice_stride apart */
+    int64_t slice_stride;
+} madzoo_selective_scan_args;
+
+typedef enum { MADZOO_BASELINE = 0, MADZOO_AVX2 = 1, MADZOO_AVX512 = 2 } madzoo_isa;
+
+MADZOO_EXPORT int madzoo_abi_version(void);
+MADZOO_EXPORT int madzoo_best_isa(void);
+MADZOO_EXPORT int madzoo_set_isa(int isa);
+MADZOO_EXPORT void madzoo_set_parallel(void *gomp_parallel);
+
+MADZOO_EXPORT int madzoo_selective_scan_forward(const madzoo_selective_scan_args *args);
+MADZOO_EXPORT int madzoo_selective_scan_backward(const madzoo_selective_scan_args *args);
+
+/* Runs `updates` state updates (an exponential, two fused multiply-adds and one product each) in registers on this
+ * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */
+MADZOO_EXPORT double madzoo_limit_state_update(int64_t updates, int is_double);
+
+#endif

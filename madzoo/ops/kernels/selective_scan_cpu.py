@@ -1,0 +1,288 @@
+"""The selective scan by the compiled CPU kernel, as an operator of ``torch.library``: forward, backward, shapes.
+
+B batch, D channels, G groups, L length, N states. The C side (csrc/) takes pointers and strides, so every layout is
+read as it lies; it is quickest on channel-last memory, [B, L, D] seen as [B, D, L].
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from madzoo.ops.kernels.library import kernel_library
+from madzoo.ops.selective_scan_reference import selective_scan_by_reference
+
+__all__ = ["CHUNK", "cpu_selective_scan", "why_not_cpu"]
+
+CHUNK = 16  # csrc/madzoo_kernels.h: positions between two kept states
+TILE = 16  # the most channels that a vector holds
+SLICED_UNITS = 8  # sums over channels are split until there are so many units of work
+SMALL = 1 << 16  # state updates below which a second thread costs more than it brings
+
+
+class _Sequence(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "channel", "position"))]
+
+
+class _Vectors(ctypes.Structure):
+    _strides = ("batch", "group", "state", "position")
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in _strides)]
+
+
+class _Arguments(ctypes.Structure):
+    """Mirrors ``madzoo_selective_scan_args``, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batches", "channels", "groups", "length", "states", "slices")),
+        *((name, ctypes.c_int32) for name in ("is_double", "reverse", "softplus", "threads")),
+        *((name, _Sequence) for name in ("u", "delta", "z", "out")),
+        *((name, _Vectors) for name in ("B", "C")),
+        *((name, ctypes.c_void_p) for name in ("A", "D", "delta_bias", "last_state", "checkpoints")),
+        *((name, _Sequence) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
+        *((name, ctypes.c_void_p) for name in ("grad_last_state", "grad_A", "grad_D", "grad_bias")),
+        *((name, _Vectors) for name in ("grad_B", "grad_C")),
+        ("slice_stride", ctypes.c_int64),
+    ]
+
+
+def why_not_cpu(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
+    """Returns why the compiled kernel does not serve these inputs, or None when it does."""
+    if u.device.type not in ("cpu", "meta"):
+        return f"tensors on {u.device.type}"
+    if A.is_complex():
+        return "complex A"
+    if B.dim() == 2 or C.dim() == 2:
+        return "constant B or C"
+    return None if kernel_library() is not None else "a machine without the compiled kernels"
+
+
+def cpu_selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Scans with everything fused: step sizes, recurrence, output, skip and gate in one pass over memory.
+
+    Args and shapes as :func:`madzoo.ops.selective_scan`, B and C [B, G, N, L], all of one dtype, float32 or float64.
+
+    Cost: B D L N exponentials. Memory beyond inputs and outputs: B D N L / 16 for a backward, which recomputes
+    the states between; nothing otherwise.
+
+    Source: arXiv 2312.00752, section 3.3 (recomputation), algorithm 2.
+    """
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    y, last_state, _ = torch.ops.madzoo.selective_scan(*tensors, delta_softplus, reverse, keep)
+    return y, last_state
+
+
+_library = torch.library.Library("madzoo", "FRAGMENT")
+_library.define(
+    "selective_scan(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias,"
+    " bool delta_softplus, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "selective_scan_backward(Tensor grad_y, Tensor? grad_last_state, Tensor u, Tensor delta, Tensor A, Tensor B,"
+    " Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, Tensor checkpoints, bool delta_softplus, bool reverse)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _outputs(u: Tensor, A: Tensor, B: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    batch, channels, length = u.shape
+    groups, states = B.shape[1], A.shape[1]
+    padded = groups * _round_up(channels // groups, TILE)
+    kept = (batch, _round_up(length, CHUNK) // CHUNK, states, padded) if keep else (0,)
+    return _same_layout(u), u.new_empty(batch, channels, states), u.new_empty(kept)
+
+
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, last_state, checkpoints = _outputs(u, A, B, keep)
+    inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    call = inputs.call
+    call.out, call.last_state = _sequence(y), last_state.data_ptr()
+    call.checkpoints = checkpoints.data_ptr() if keep else None
+    _run("madzoo_selective_scan_forward", call)
+    return y, last_state, checkpoints
+
+
+def _backward(
+    grad_y: Tensor,
+    grad_last_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    checkpoints: Tensor,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, ...]:
+    inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    call = inputs.call
+    if 1 not in grad_y.stride()[1:]:  # a broadcast gradient, as that of a sum
+        grad_y = _same_layout(u).copy_(grad_y)
+    batch, channels, length = u.shape
+    groups, states = B.shape[1], A.shape[1]
+    grad_u, grad_delta = _same_layout(u), _same_layout(delta)
+    grad_z = u.new_empty(0) if z is None else _same_layout(z)
+    grad_A = u.new_empty(batch, channels, states)
+    grad_D = u.new_empty(batch, channels if D is not None else 0)
+    grad_bias = u.new_empty(batch, channels if delta_bias is not None else 0)
+    call.slices = _slices(batch * groups, channels // groups)
+    sums_B, sums_C = (u.new_zeros(call.slices, batch, groups, length, states) for _ in range(2))
+    grad_last_state = None if grad_last_state is None else grad_last_state.contiguous()
+    call.grad_out, call.grad_u, call.grad_delta = (_sequence(x) for x in (grad_y, grad_u, grad_delta))
+    call.grad_z = _sequence(None if z is None else grad_z)
+    call.grad_last_state, call.grad_A = _pointer(grad_last_state), grad_A.data_ptr()
+    call.checkpoints = checkpoints.data_ptr()
+    call.grad_D = None if D is None else grad_D.data_ptr()
+    call.grad_bias = None if delta_bias is None else grad_bias.data_ptr()
+    call.grad_B, call.grad_C = (_vectors(x[0].transpose(2, 3)) for x in (sums_B, sums_C))
+    call.slice_stride = sums_B.stride(0)
+    _run("madzoo_selective_scan_backward", call)
+    grad_B, grad_C = (x.sum(0).transpose(2, 3) if len(x) > 1 else x[0].transpose(2, 3) for x in (sums_B, sums_C))
+    return grad_u, grad_delta, grad_A.sum(0), grad_B, grad_C, grad_D.sum(0), grad_z, grad_bias.sum(0)
+
+
+def _backward_shapes(
+    grad_y: Tensor,
+    grad_last_state: Tensor | None,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    batch, channels, length = u.shape
+    grad_B, grad_C = (u.new_empty(batch, x.shape[1], length, x.shape[2]).transpose(2, 3) for x in (B, C))
+    skip, bias = (u.new_empty(channels if x is not None else 0) for x in (D, delta_bias))
+    grad_z = u.new_empty(0) if z is None else _same_layout(z)
+    return _same_layout(u), _same_layout(delta), u.new_empty(A.shape), grad_B, grad_C, skip, grad_z, bias
+
+
+def _forward_shapes(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(u, A, B, rest[-1])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.delta_softplus, ctx.reverse, _ = inputs
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _differentiate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, checkpoints = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        grads = _differentiable_backward(tensors, ctx.delta_softplus, ctx.reverse, grad_y, grad_last_state)
+    else:
+        grads = torch.ops.madzoo.selective_scan_backward(
+            grad_y, grad_last_state, *tensors, checkpoints, ctx.delta_softplus, ctx.reverse
+        )
+    found = (None if x is None else grad for x, grad in zip(tensors, grads, strict=True))
+    return *found, None, None, None
+
+
+def _differentiable_backward(
+    tensors: list[Tensor | None], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor
+) -> tuple[Tensor | None, ...]:
+    outputs = selective_scan_by_reference(*tensors, delta_softplus, reverse)
+    wanted = [x for x in tensors if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, (grad_y, grad_last_state), create_graph=True, allow_unused=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in tensors)
+
+
+_library.impl("selective_scan", _forward, "CPU")
+_library.impl("selective_scan_backward", _backward, "CPU")
+torch.library.register_fake("madzoo::selective_scan", _forward_shapes, lib=_library)
+torch.library.register_fake("madzoo::selective_scan_backward", _backward_shapes, lib=_library)
+torch.library.register_autograd("madzoo::selective_scan", _differentiate, setup_context=_save, lib=_library)
+
+
+class _Inputs:
+    """Fills the fields that both directions share, and keeps alive what they point to."""
+
+    def __init__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        reverse: bool,
+    ) -> None:
+        self.rows = tuple(None if x is None else x.contiguous() for x in (A, D, delta_bias))
+        self.call = call = _Arguments()
+        call.batches, call.channels, call.length = u.shape
+        call.groups, call.states, call.slices = B.shape[1], A.shape[1], 1
+        call.is_double, call.reverse, call.softplus = u.dtype == torch.float64, reverse, delta_softplus
+        call.threads = 1 if u.numel() * A.shape[1] < SMALL else torch.get_num_threads()
+        call.u, call.delta, call.z = _sequence(u), _sequence(delta), _sequence(z)
+        call.B, call.C = _vectors(B), _vectors(C)
+        call.A, call.D, call.delta_bias = (_pointer(x) for x in self.rows)
+
+
+def _run(name: str, call: _Arguments) -> None:
+    function = getattr(kernel_library(), name)
+    if function(ctypes.byref(call)) != 0:
+        raise MemoryError(f"{name} found no memory for its scratch")
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _sequence(x: Tensor | None) -> _Sequence:
+    return _Sequence() if x is None else _Sequence(x.data_ptr(), *x.stride())
+
+
+def _vectors(x: Tensor) -> _Vectors:
+    return _Vectors(x.data_ptr(), *x.stride())
+
+
+def _same_layout(x: Tensor) -> Tensor:
+    batch, channels, length = x.shape
+    if x.stride(1) == 1 and x.stride(2) != 1:
+        return x.new_empty(batch, length, channels).transpose(1, 2)
+    return x.new_empty(batch, channels, length)
+
+
+def _slices(units: int, width: int) -> int:
+    # A function of the shapes alone: gradients are the same bits on any number of threads.
+    return min(_round_up(width, TILE) // TILE, -(-SLICED_UNITS // units)) if units else 1
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
