@@ -1,9 +1,13 @@
-"""The linear recurrence ``h_t = a_t h_{t-1} + b_t``: a loop as reference, a recursive pairwise scan as fast path."""
+"""The linear recurrence ``h_t = a_t h_{t-1} + b_t``: a loop as reference, a recursive pairwise scan as fast path.
+
+The pairwise scan works in place; the same scan out of place serves function transforms and compilers.
+"""
 
 import torch
 from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError
+from madzoo.ops.scan_in_place import in_place_scan
 
 __all__ = ["linear_scan"]
 
@@ -27,7 +31,8 @@ def linear_scan(
         ShapeError: when a and b do not broadcast, or L is 0.
         BackendError: on an unknown backend.
 
-    Cost: L steps of the loop; about 3 L multiplications in 2 log2(L) steps for the pairwise form.
+    Cost: L steps of the loop; about 3 L multiplications in 2 log2(L) steps for the pairwise form, and two tensors
+    beside the inputs.
 
     Source: Blelloch 1990, section 1.4.1; used so by S5, arXiv 2208.04933, appendix A.
 
@@ -43,13 +48,25 @@ def linear_scan(
         raise ShapeError("linear_scan: a and b do not fit.", asked=f"{list(a.shape)} and {list(b.shape)}") from error
     if a.dim() == 0 or a.shape[-1] == 0:
         raise ShapeError("linear_scan: the sequence is empty.", asked=f"{list(a.shape)}")
-    if reverse:
-        a, b = a.flip(-1), b.flip(-1)
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.to(dtype), b.to(dtype)
     if initial is not None:
-        first = b[..., :1] + a[..., :1] * initial.unsqueeze(-1)
-        b = torch.cat([first, b[..., 1:].to(first.dtype)], dim=-1)
-    h = _loop(a, b) if backend == "reference" else _pairwise(a, b)
-    return h.flip(-1) if reverse else h
+        b = _begin(a, b, initial.unsqueeze(-1), reverse=reverse)
+    if backend != "reference" and not _is_traced():
+        return in_place_scan(a, b, reverse=reverse)
+    scan = _loop if backend == "reference" else _pairwise
+    return scan(a.flip(-1), b.flip(-1)).flip(-1) if reverse else scan(a, b)
+
+
+def _begin(a: Tensor, b: Tensor, initial: Tensor, *, reverse: bool) -> Tensor:
+    if reverse:
+        return torch.cat([b[..., :-1], b[..., -1:] + a[..., -1:] * initial], dim=-1)
+    return torch.cat([b[..., :1] + a[..., :1] * initial, b[..., 1:]], dim=-1)
+
+
+def _is_traced() -> bool:
+    # Neither can look into an autograd.Function that writes in place.
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _loop(a: Tensor, b: Tensor) -> Tensor:
@@ -66,6 +83,6 @@ def _pairwise(a: Tensor, b: Tensor) -> Tensor:
     a0, a1, b0, b1 = a[..., : length - 1 : 2], a[..., 1::2], b[..., : length - 1 : 2], b[..., 1::2]
     odd = _pairwise(a1 * a0, a1 * b0 + b1)
     inner = a[..., 2::2] * odd[..., : (length - 1) // 2] + b[..., 2::2]
-    even = torch.cat([b[..., :1].to(inner.dtype), inner], dim=-1)
+    even = torch.cat([b[..., :1], inner], dim=-1)
     h = torch.stack([even[..., : odd.shape[-1]], odd], dim=-1).flatten(-2)
     return h if length % 2 == 0 else torch.cat([h, even[..., -1:]], dim=-1)
