@@ -15,7 +15,7 @@ from rich.table import Table
 
 from madzoo import __version__
 from madzoo.errors import MadzooError
-from madzoo.tables import card_table, forecast_table, geometry_table, prediction_table, result_table
+from madzoo.tables import bench_table, card_table, forecast_table, geometry_table, prediction_table, result_table
 
 __all__ = ["app", "main"]
 
@@ -232,6 +232,37 @@ def train(
         reports=reports,
     )
     typer.echo(str(result))
+
+
+@app.command()
+def bench(
+    name: Model,
+    vs: Annotated[str | None, typer.Option(help="Another model, timed in turns with the first, as it comes.")] = None,
+    batch: Annotated[int, typer.Option(help="Images, or rows of series, at a time.")] = 1,
+    backend: Annotated[str, typer.Option(help="Of every selective scan: auto, cpu, torch, reference, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    optimize: Annotated[bool, typer.Option("--optimize", help="Run madzoo.optimize_for_cpu first.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Time a training step in place of inference.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of torch; default: as many as it takes.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Calls that count; default: what fits into ten seconds.")] = None,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory, in fresh processes.")] = True,
+) -> None:
+    """Measure how fast a model is on this machine, alone or beside another."""
+    from madzoo.workflows.bench import bench
+
+    found = bench(
+        name,
+        vs=vs,
+        batch=batch,
+        backend=backend,
+        dtype=dtype,
+        optimize=optimize,
+        train=train,
+        threads=threads,
+        rounds=rounds,
+        memory=memory,
+    )
+    print_(bench_table(found))
 
 
 @app.command()

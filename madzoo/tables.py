@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["card_table", "forecast_table", "geometry_table", "prediction_table", "result_table"]
+__all__ = ["bench_table", "card_table", "forecast_table", "geometry_table", "prediction_table", "result_table"]
 
 SHOWN_ROWS = 12
 
@@ -81,6 +81,33 @@ def card_table(cards: Sequence[Any]) -> Table:
         for row, line in enumerate(known):
             table.add_row("" if row else card.model, *line)
         table.add_section()
+    return table
+
+
+def bench_table(found: Any) -> Table:
+    """Shows a :class:`madzoo.workflows.bench.Bench`: a column per model, and how the first compares to the second."""
+    first = found.results[0]
+    what = "training step" if first.setup.train else "inference"
+    title = f"{what}, batch {first.setup.batch}, {first.threads} thread{'s' if first.threads > 1 else ''}"
+    table = _table(title, "what", *(f">{result.setup.model}" for result in found.results))
+    lines = {
+        f"{first.unit} per second": [f"{result.per_second:.4g}" for result in found.results],
+        "ms per step, median": [f"{result.milliseconds:.4g}" for result in found.results],
+        "fastest to slowest": [f"{result.fastest:.4g} to {result.slowest:.4g}" for result in found.results],
+        "steps timed": [str(result.rounds) for result in found.results],
+        "peak memory, MiB": [
+            "" if result.peak_memory is None else f"{result.peak_memory:.1f}" for result in found.results
+        ],
+        "input": [" x ".join(map(str, result.input_shape)) for result in found.results],
+        "scan backend": [result.setup.backend for result in found.results],
+        "dtype": [f"{result.setup.dtype}{', optimised' if result.setup.optimize else ''}" for result in found.results],
+    }
+    for what, values in lines.items():
+        if any(values):
+            table.add_row(what, *values)
+    if found.ratio is not None:
+        table.add_section()
+        table.add_row("first over second, per second", f"{found.ratio:.2f}x", "")
     return table
 
 

@@ -230,6 +230,22 @@ def test_forecast_refuses_options(refused, forecaster, classifier, sales, tmp_pa
     assert "file" in refused("forecast", sales, "--model", forecaster, "--out", tmp_path / "file")
 
 
+def test_bench(run, classifier, forecaster):
+    options = ["--batch", 2, "--threads", 1, "--rounds", 2, "--no-memory"]
+    code, out, _ = run("bench", classifier, "--vs", classifier, "--backend", "torch", *options)
+    assert code == 0
+    assert all(words in out for words in ("images per second", "2 x 3 x 32 x 32", "torch", "first over second"))
+    assert "peak" not in out
+    assert "series per second" in run("bench", forecaster, "--train", *options)[1]
+
+
+def test_bench_refuses(refused, classifier):
+    assert "batch" in refused("bench", classifier, "--batch", 0)
+    assert "dtype" in refused("bench", classifier, "--dtype", "float16")
+    assert "backend" in refused("bench", classifier, "--backend", "fastest")
+    assert "no_such" in refused("bench", classifier, "--vs", "no_such_model")
+
+
 def test_evaluate_geometry_and_card_refuse(refused, classifier, tmp_path):
     assert "cifar10" in refused("evaluate", classifier, "cifar11", "--data-dir", tmp_path)
     assert "no_such" in refused("evaluate", "no_such_model", "cifar10")
