@@ -40,10 +40,16 @@ def causal_conv1d(
         tensor([[[ 1., 12., 23.]]])
     """
     _check(x, 3, weight, bias, activation)
-    margin = weight.shape[-1] - 1
-    x = F.pad(x, (0, margin) if reverse else (margin, 0))
-    taps = weight.flip(-1) if reverse else weight
-    return _activate(F.conv1d(x, taps.unsqueeze(1), bias, groups=len(weight)), activation)
+    taps, margin, length = weight.flip(-1) if reverse else weight, weight.shape[-1] - 1, x.shape[2]
+    if x.stride(1) == 1:
+        # Channel-last memory stays so in two dimensions (one of height 1) and would be copied in one: 2.5 times slower.
+        taps_D11K = taps.unsqueeze(1).unsqueeze(2)
+        y = F.conv2d(x.unsqueeze(2), taps_D11K, bias, padding=(0, margin), groups=len(weight)).squeeze(2)
+        y = y.narrow(2, margin if reverse else 0, length)
+    else:
+        x = F.pad(x, (0, margin) if reverse else (margin, 0))
+        y = F.conv1d(x, taps.unsqueeze(1), bias, groups=len(weight))
+    return _activate(y, activation)
 
 
 def causal_conv1d_step(
