@@ -99,8 +99,8 @@ _library.define(
 def _outputs(u: Tensor, A: Tensor, B: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
-    padded = groups * _round_up(channels // groups, TILE)
-    kept = (batch, _round_up(length, CHUNK) // CHUNK, states, padded) if keep else (0,)
+    blocks = groups * _blocks(channels // groups, TILE)
+    kept = (batch, blocks, _blocks(length, CHUNK), states, TILE) if keep else (0,)
     return _same_layout(u), u.new_empty(batch, channels, states), u.new_empty(kept)
 
 
@@ -281,8 +281,8 @@ def _same_layout(x: Tensor) -> Tensor:
 
 def _slices(units: int, width: int) -> int:
     # A function of the shapes alone: gradients are the same bits on any number of threads.
-    return min(_round_up(width, TILE) // TILE, -(-SLICED_UNITS // units)) if units else 1
+    return min(_blocks(width, TILE), _blocks(SLICED_UNITS, units)) if units else 1
 
 
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step
+def _blocks(number: int, size: int) -> int:
+    return -(-number // size)

@@ -44,3 +44,11 @@ static inline void NAME(store_block)(REAL *to, const VEC *rows, int64_t channel,
     for (; t < steps; t++)
         for (int i = 0; i < lanes; i++) to[i * channel + t * position] = rows[t][i];
 }
+
+/* Asks for a block of CHUNK positions before it is needed: its rows lie too far apart for the processor to foresee. */
+static inline void NAME(fetch_block)(const REAL *from, int64_t channel, int64_t position, int lanes) {
+    if (channel == 1)
+        for (int t = 0; t < MADZOO_CHUNK; t++) __builtin_prefetch(from + t * position);
+    else
+        for (int i = 0; i < lanes; i++) __builtin_prefetch(from + i * channel);
+}

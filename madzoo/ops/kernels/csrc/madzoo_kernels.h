@@ -32,7 +32,7 @@ typedef struct {
     madzoo_vectors B, C;
     const void *A, *D, *delta_bias; /* [D, N], [D], [D], contiguous; the last two may be NULL */
     void *last_state;               /* [B, D, N], or NULL */
-    void *checkpoints;              /* [B, ceil(L / MADZOO_CHUNK), N, G * W], W = D / G rounded up to 16; or NULL */
+    void *checkpoints;              /* [B, G * W / 16, ceil(L / MADZOO_CHUNK), N, 16], W = D / G rounded up; or NULL */
     madzoo_sequence grad_out, grad_u, grad_delta, grad_z;
     const void *grad_last_state;          /* [B, D, N], or NULL */
     void *grad_A, *grad_D, *grad_bias;    /* [B, D, N], [B, D], [B, D]; the last two may be NULL */

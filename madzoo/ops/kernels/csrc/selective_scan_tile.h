@@ -6,12 +6,13 @@
  */
 
 #define CHUNK MADZOO_CHUNK
+#define KEPT_LANES 16
 /* The rows of B and C of a block fill the lanes of one vector when they are summed. */
 #define STATES_BACKWARD (LANES / 2)
 
 /* Where one tile lies in the tensors. */
 typedef struct {
-    int64_t batch, group, channel, checkpoint; /* the first channel; its column in the checkpoints */
+    int64_t batch, group, channel; /* the first channel */
     int lanes;
 } NAME(place);
 
@@ -27,10 +28,8 @@ typedef struct {
 } NAME(rows);
 
 static inline NAME(place) NAME(locate)(const madzoo_selective_scan_args *a, int64_t batch, int64_t group, int64_t tile) {
-    int64_t width = a->channels / a->groups, padded = (width + 15) / 16 * 16, left = width - tile * LANES;
-    NAME(place) p = {batch, group, group * width + tile * LANES, group * padded + tile * LANES, 0};
-    p.lanes = left < LANES ? (int)left : LANES;
-    return p;
+    int64_t width = a->channels / a->groups, left = width - tile * LANES;
+    return (NAME(place)){batch, group, group * width + tile * LANES, left < LANES ? (int)left : LANES};
 }
 
 static inline int64_t NAME(tiles)(const madzoo_selective_scan_args *a) {
@@ -41,10 +40,23 @@ static inline REAL *NAME(at)(const madzoo_sequence *x, const NAME(place) * p, in
     return (REAL *)x->data + p->batch * x->batch + p->channel * x->channel + t * x->position;
 }
 
+static inline void NAME(fetch)(const madzoo_sequence *x, const NAME(place) * p, int64_t t) {
+    if (x->data) NAME(fetch_block)(NAME(at)(x, p, t), x->channel, x->position, p->lanes);
+}
+
 static inline VEC NAME(per_channel)(const void *data, const NAME(place) * p, REAL otherwise) {
     VEC v = SET(otherwise);
     for (int i = 0; data && i < p->lanes; i++) v[i] = ((const REAL *)data)[p->channel + i];
     return v;
+}
+
+/* The states kept before a chunk: KEPT_LANES channels side by side, whatever the width of a vector. */
+static inline REAL *NAME(checkpoint)(const madzoo_selective_scan_args *a, const NAME(place) * p, int64_t chunk) {
+    int64_t padded = (a->channels / a->groups + KEPT_LANES - 1) / KEPT_LANES * KEPT_LANES;
+    int64_t blocks = a->groups * padded / KEPT_LANES, chunks = (a->length + CHUNK - 1) / CHUNK;
+    int64_t column = p->group * padded + p->channel - p->group * (a->channels / a->groups);
+    int64_t block = (p->batch * blocks + column / KEPT_LANES) * chunks + chunk;
+    return (REAL *)a->checkpoints + block * a->states * KEPT_LANES + column % KEPT_LANES;
 }
 
 /* Rows of a [D, N] matrix, one vector per state. */
@@ -143,7 +155,6 @@ static int64_t NAME(scratch_size)(const madzoo_selective_scan_args *a) {
 
 static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, REAL *scratch) {
     int64_t N = a->states, chunks = (a->length + CHUNK - 1) / CHUNK;
-    int64_t width = (a->channels / a->groups + 15) / 16 * 16 * a->groups;
     VEC *A = (VEC *)scratch, *states = A + N;
     REAL *packed_B = (REAL *)(states + N), *packed_C = packed_B + N * CHUNK;
     VEC bias = NAME(per_channel)(a->delta_bias, &p, 0), skip = NAME(per_channel)(a->D, &p, 0);
@@ -154,8 +165,14 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
         int64_t t = k * CHUNK;
         int steps = a->length - t < CHUNK ? (int)(a->length - t) : CHUNK;
         if (a->checkpoints) {
-            REAL *kept = (REAL *)a->checkpoints + (p.batch * chunks + k) * N * width + p.checkpoint;
-            for (int64_t n = 0; n < N; n++) STORE(kept + n * width, states[n]);
+            REAL *kept = NAME(checkpoint)(a, &p, k);
+            for (int64_t n = 0; n < N; n++) STORE(kept + n * KEPT_LANES, states[n]);
+        }
+        if (t + 2 * CHUNK <= a->length) {
+            NAME(fetch)(&a->u, &p, t + CHUNK);
+            NAME(fetch)(&a->delta, &p, t + CHUNK);
+            NAME(fetch)(&a->z, &p, t + CHUNK);
+            NAME(fetch)(&a->out, &p, t + CHUNK);
         }
         NAME(prepare)(&c, a, &p, t, steps, bias, 0);
         NAME(rows) B = NAME(pack)(&a->B, &p, t, steps, N, packed_B), C = NAME(pack)(&a->C, &p, t, steps, N, packed_C);
@@ -181,12 +198,12 @@ typedef struct {
 /* One block of NB states over one chunk: forward again from the checkpoint, then back, with lambda = dL/dh.
  * grad_A gathers dL/dA; the gradients of B and C are summed over the lanes into their rows. */
 static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NAME(chunk) * c, NAME(adjoint) * g, int steps,
-                                                                const VEC *A, const REAL *kept, int64_t width, VEC *lambdas,
+                                                                const VEC *A, const REAL *kept, VEC *lambdas,
                                                                 VEC *grad_A, NAME(rows) B, NAME(rows) C, REAL *grad_B,
                                                                 REAL *grad_C, int64_t grad_stride) {
     VEC h[CHUNK + 1][STATES_BACKWARD], decay[CHUNK][STATES_BACKWARD], now[STATES_BACKWARD];
 #pragma GCC unroll 16
-    for (int n = 0; n < NB; n++) h[0][n] = now[n] = LOAD(kept + n * width);
+    for (int n = 0; n < NB; n++) h[0][n] = now[n] = LOAD(kept + n * KEPT_LANES);
     for (int i = 0; i < steps; i++) {
         const REAL *b = B.data + i * B.stride, *e = C.data + i * C.stride;
         VEC dt = c->dt[i], drive = c->drive[i], y = c->y[i];
@@ -230,14 +247,14 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NA
     for (int n = 0; n < NB; n++) lambdas[n] = lambda[n], grad_A[n] = sum_A[n];
 }
 
-static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept, int64_t width,
+static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
                               VEC *lambdas, VEC *grad_A, int64_t count, NAME(rows) B, NAME(rows) C, REAL *grad_B,
                               REAL *grad_C, int64_t stride) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_BACKWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
 #define RETREAT(NB)                                                                                                      \
-    NAME(retreat)(NB, c, g, steps, A + n, kept + n * width, width, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
+    NAME(retreat)(NB, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
                   stride)
         switch (size) {
 #if STATES_BACKWARD >= 8
@@ -258,7 +275,6 @@ static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, con
 
 static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, int64_t slice, REAL *scratch) {
     int64_t N = a->states, chunks = (a->length + CHUNK - 1) / CHUNK;
-    int64_t width = (a->channels / a->groups + 15) / 16 * 16 * a->groups;
     VEC *A = (VEC *)scratch, *lambdas = A + N, *grad_A = lambdas + N;
     REAL *packed_B = (REAL *)(grad_A + N), *packed_C = packed_B + N * CHUNK;
     VEC bias = NAME(per_channel)(a->delta_bias, &p, 0), skip = NAME(per_channel)(a->D, &p, 0);
@@ -276,6 +292,17 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
         int64_t t = k * CHUNK;
         int steps = a->length - t < CHUNK ? (int)(a->length - t) : CHUNK;
         VEC z[CHUNK], gate[CHUNK], out[CHUNK];
+        if (k > 0) {
+            NAME(fetch)(&a->u, &p, t - CHUNK);
+            NAME(fetch)(&a->delta, &p, t - CHUNK);
+            NAME(fetch)(&a->z, &p, t - CHUNK);
+            NAME(fetch)(&a->grad_out, &p, t - CHUNK);
+            NAME(fetch)(&a->grad_u, &p, t - CHUNK);
+            NAME(fetch)(&a->grad_delta, &p, t - CHUNK);
+            NAME(fetch)(&a->grad_z, &p, t - CHUNK);
+            const char *kept = (const char *)NAME(checkpoint)(a, &p, k - 1);
+            for (int64_t i = 0; i < N * KEPT_LANES * (int64_t)sizeof(REAL); i += 64) __builtin_prefetch(kept + i);
+        }
         NAME(prepare)(&c, a, &p, t, steps, bias, 1);
         NAME(rows) B = NAME(pack)(&a->B, &p, t, steps, N, packed_B), C = NAME(pack)(&a->C, &p, t, steps, N, packed_C);
         NAME(load_block)(out, NAME(at)(&a->grad_out, &p, t), a->grad_out.channel, a->grad_out.position, p.lanes, steps);
@@ -286,8 +313,8 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
             g.grad_drive[i] = g.grad_dt[i] = SET(0);
             c.y[i] = skip * c.u[i];
         }
-        const REAL *kept = (const REAL *)a->checkpoints + (p.batch * chunks + k) * N * width + p.checkpoint;
-        NAME(retreat_all)(&c, &g, steps, A, kept, width, lambdas, grad_A, N, B, C, grad_B + t * a->grad_B.position,
+        const REAL *kept = NAME(checkpoint)(a, &p, k);
+        NAME(retreat_all)(&c, &g, steps, A, kept, lambdas, grad_A, N, B, C, grad_B + t * a->grad_B.position,
                           grad_C + t * a->grad_C.position, a->grad_B.position);
         VEC grad_u[CHUNK], grad_delta[CHUNK];
         for (int i = 0; i < steps; i++) {
@@ -353,4 +380,5 @@ static void NAME(unscan_worker)(void *argument) {
 }
 
 #undef CHUNK
+#undef KEPT_LANES
 #undef STATES_BACKWARD
