@@ -6,7 +6,7 @@ B batch, D channels, G groups, L length, N states.
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, overload
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError, nearest
 from madzoo.ops.kernels.selective_scan_cpu import cpu_selective_scan, why_not_cpu
+from madzoo.ops.onnx_export import is_onnx_export
 from madzoo.ops.selective_scan_lean import lean_selective_scan, why_not_lean
+from madzoo.ops.selective_scan_pairwise import selective_scan_by_pairs
 from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["BACKENDS", "selective_scan", "use_backend"]
@@ -115,15 +117,21 @@ def selective_scan(
         torch.Size([1, 2, 3])
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    dtype = torch.promote_types(u.dtype, torch.float32)
+    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     scan = _choose(_default if backend == "auto" else backend, u, A, B, C)
-    with torch.autocast(device_type=u.device.type, enabled=False):
+    with _without_autocast(u.device.type):
         B, C = _grouped(*(_promote(x, dtype, A.is_complex()) for x in (B, C)))
         rest = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
         A = _promote(A, dtype, A.is_complex())
         y, state = scan(u.to(dtype), delta.to(dtype), A, B, C, *rest, delta_softplus, reverse)
     y = y.to(u.dtype)
     return (y, state) if return_last_state else y
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    # Entered only where it changes something: an exported graph would keep it as a graph within the graph.
+    active = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type=device_type, enabled=False) if active else nullcontext()
 
 
 @contextmanager
@@ -152,6 +160,8 @@ def _choose(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
         if lacking:
             raise BackendError(f"backend {backend!r} does not serve {lacking}.", asked=backend, todo="backend='auto'")
         return scan
+    if is_onnx_export() and not A.is_complex():
+        return selective_scan_by_pairs
     for name in ("cpu", "torch"):
         scan, lacking = _offer(name, u, A, B, C)
         if not lacking:

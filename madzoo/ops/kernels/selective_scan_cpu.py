@@ -54,7 +54,12 @@ def why_not_cpu(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
         return "complex A"
     if B.dim() == 2 or C.dim() == 2:
         return "constant B or C"
-    return None if kernel_library() is not None else "a machine without the compiled kernels"
+    return None if _kernels_are_here() else "a machine without the compiled kernels"
+
+
+@torch.compiler.assume_constant_result  # so that a tracing compiler does not follow the loading of a library
+def _kernels_are_here() -> bool:
+    return kernel_library() is not None
 
 
 def cpu_selective_scan(
