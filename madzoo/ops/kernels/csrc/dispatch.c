@@ -72,6 +72,25 @@ int madzoo_selective_scan_backward(const madzoo_selective_scan_args *args) {
     return run(madzoo_tables()->unscan[!!a.is_double], &a, a.threads);
 }
 
+/* --- the short convolution ---------------------------------------------------------------------------------------- */
+
+static madzoo_conv1d_args conv_in_time(const madzoo_conv1d_args *args) {
+    madzoo_conv1d_args a = *args;
+    madzoo_sequence *sequences[] = {&a.x, &a.out, &a.grad_out, &a.grad_x};
+    for (int i = 0; a.reverse && i < 4; i++) turn_sequence(sequences[i], a.length, a.is_double ? 8 : 4);
+    return a;
+}
+
+int madzoo_conv1d_forward(const madzoo_conv1d_args *args) {
+    madzoo_conv1d_args a = conv_in_time(args);
+    return run(madzoo_tables()->conv[!!a.is_double], &a, a.threads);
+}
+
+int madzoo_conv1d_backward(const madzoo_conv1d_args *args) {
+    madzoo_conv1d_args a = conv_in_time(args);
+    return run(madzoo_tables()->unconv[!!a.is_double], &a, a.threads);
+}
+
 double madzoo_limit_state_update(int64_t updates, int is_double) {
     return madzoo_tables()->limit[!!is_double](updates);
 }

@@ -4,6 +4,7 @@
 #include "vec.h"
 #include "block.h"
 #include "selective_scan_tile.h"
+#include "conv1d_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -11,11 +12,14 @@
 #include "vec.h"
 #include "block.h"
 #include "selective_scan_tile.h"
+#include "conv1d_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
 const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
     .scan = {MADZOO_PASTE(scan_worker, f32, ISA), MADZOO_PASTE(scan_worker, f64, ISA)},
     .unscan = {MADZOO_PASTE(unscan_worker, f32, ISA), MADZOO_PASTE(unscan_worker, f64, ISA)},
+    .conv = {MADZOO_PASTE(conv_worker, f32, ISA), MADZOO_PASTE(conv_worker, f64, ISA)},
+    .unconv = {MADZOO_PASTE(unconv_worker, f32, ISA), MADZOO_PASTE(unconv_worker, f64, ISA)},
     .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
 };

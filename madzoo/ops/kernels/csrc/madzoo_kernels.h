@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define MADZOO_ABI_VERSION 1
+#define MADZOO_ABI_VERSION 2
 #define MADZOO_EXPORT __attribute__((visibility("default")))
 
 /* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
@@ -40,6 +40,20 @@ typedef struct {
     int64_t slice_stride;
 } madzoo_selective_scan_args;
 
+/* Positions of one batch element that are one unit of work for the short convolution, and its most taps. */
+#define MADZOO_PANEL 64
+#define MADZOO_MOST_TAPS 16
+
+typedef struct {
+    int64_t batch, channels, length, taps;
+    int32_t is_double, reverse, silu, threads;
+    madzoo_sequence x, out;
+    const void *weight, *bias; /* [D, K] in any layout; [D], contiguous, or NULL */
+    int64_t weight_channel, weight_tap;
+    madzoo_sequence grad_out, grad_x;
+    void *sums; /* [B, ceil(L / MADZOO_PANEL), K + 1, D]: the gradients of taps and bias by each panel */
+} madzoo_conv1d_args;
+
 typedef enum { MADZOO_BASELINE = 0, MADZOO_AVX2 = 1, MADZOO_AVX512 = 2 } madzoo_isa;
 
 MADZOO_EXPORT int madzoo_abi_version(void);
@@ -49,6 +63,9 @@ MADZOO_EXPORT void madzoo_set_parallel(void *gomp_parallel);
 
 MADZOO_EXPORT int madzoo_selective_scan_forward(const madzoo_selective_scan_args *args);
 MADZOO_EXPORT int madzoo_selective_scan_backward(const madzoo_selective_scan_args *args);
+
+MADZOO_EXPORT int madzoo_conv1d_forward(const madzoo_conv1d_args *args);
+MADZOO_EXPORT int madzoo_conv1d_backward(const madzoo_conv1d_args *args);
 
 /* Runs `updates` state updates (an exponential, two fused multiply-adds and one product each) in registers on this
  * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */

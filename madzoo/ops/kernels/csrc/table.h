@@ -11,6 +11,8 @@
 typedef struct {
     void (*scan[2])(void *job);
     void (*unscan[2])(void *job);
+    void (*conv[2])(void *job);
+    void (*unconv[2])(void *job);
     double (*limit[2])(int64_t updates);
 } madzoo_table;
 
