@@ -4,8 +4,11 @@ import sys
 import tarfile
 from pathlib import Path
 
+import torch
+
 import madzoo
 from madzoo.checkpoint.folder import bundled_root
+from madzoo.ops import selective_scan
 from madzoo.ops.kernels.library import kernel_status
 
 dist, site = (Path(argument).resolve() for argument in sys.argv[1:])
@@ -20,6 +23,9 @@ assert (python, abi) == ("py3", "none"), f"{wheel.name} is for one Python only"
 assert platform != "any", f"{wheel.name} has no kernels"
 kernels = kernel_status()
 assert kernels.path == str(package / "ops" / "kernels" / "_kernels.so"), f"the wheel's kernels do not serve: {kernels}"
+u, states = torch.rand(2, 5, 7), torch.rand(2, 3, 7)
+inputs = (u, u, -torch.rand(5, 3), states, states)
+torch.testing.assert_close(selective_scan(*inputs, backend="cpu"), selective_scan(*inputs, backend="reference"))
 assert not list(package.rglob("*.c")), "the wheel carries sources"
 
 (source,) = dist.glob("madzoo-*.tar.gz")

@@ -1,5 +1,6 @@
-/* Runs the selective scan forward and backward on fixed inputs with the baseline kernels, in many shapes, and writes every
- * result to standard output as doubles. Compiled for two processors it shows whether both compute the same. */
+/* Runs the selective scan forward and backward on fixed inputs in many shapes, and writes every result to standard
+ * output as doubles. Compiled for two processors, or by two compilers, it shows whether both compute the same. The
+ * argument is the number of an instruction set; without one the baseline kernels run. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,8 +116,8 @@ static void solve(const problem *p) {
     }
 }
 
-int main(void) {
-    if (madzoo_set_isa(MADZOO_BASELINE)) return 2;
+int main(int count, char **words) {
+    if (madzoo_set_isa(count > 1 ? atoi(words[1]) : MADZOO_BASELINE)) return 2;
     for (size_t i = 0; i < sizeof(problems) / sizeof(problems[0]); i++) {
         seed = i;
         solve(&problems[i]);
