@@ -154,6 +154,28 @@ def test_a_forked_child_starts_its_own_threads():
     assert ran.stdout.splitlines() == ["own threads"]
 
 
+@built
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_can_scan_on_many_threads():
+    script = """
+import os, torch
+from madzoo.ops import selective_scan
+torch.set_num_threads(2)
+u, states = torch.rand(1, 64, 256), torch.rand(1, 16, 256)
+inputs = (u, u, -torch.rand(64, 16), states, states)
+before = selective_scan(*inputs, backend="cpu")
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(selective_scan(*inputs, backend="cpu"), before) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.equal(selective_scan(*inputs, backend="cpu"), before))
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120
+    )
+    assert ran.stdout.split() == ["0", "True"], ran.stderr
+
+
 def test_nothing_is_loaded_at_import():
     script = "import madzoo.ops, madzoo.ops.kernels.library as l; print(l._load.cache_info().currsize)"
     environment = os.environ | {"MADZOO_KERNEL_ISA": "none such"}
