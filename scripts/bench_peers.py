@@ -8,6 +8,7 @@ that is not installed is left out. B batch, D channels, L length, N states.
 import ast
 import math
 import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,23 +21,25 @@ from torch.nn import functional as F
 from madzoo._torchvision_shim import ensure_torchvision
 from madzoo.ops import selective_scan
 
-try:
-    from assoc_scan import AssocScan
-except ImportError:
-    AssocScan = None
-try:
-    from einops import rearrange, repeat
-except ImportError:
-    rearrange = repeat = None
-try:
-    from mambapy.mamba import MambaBlock
-except ImportError:
-    MambaBlock = None
-try:
-    ensure_torchvision()
-    from transformers.models.mamba.modeling_mamba import mamba_selective_scan
-except ImportError:
-    mamba_selective_scan = None
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what a peer says about its own source at import is not ours to mend
+    try:
+        from assoc_scan import AssocScan
+    except ImportError:
+        AssocScan = None
+    try:
+        from einops import rearrange, repeat
+    except ImportError:
+        rearrange = repeat = None
+    try:
+        from mambapy.mamba import MambaBlock
+    except ImportError:
+        MambaBlock = None
+    try:
+        ensure_torchvision()
+        from transformers.models.mamba.modeling_mamba import mamba_selective_scan
+    except ImportError:
+        mamba_selective_scan = None
 
 __all__ = ["Inputs", "Variant", "make_inputs", "our_variants", "peer_variants", "transformers_scan"]
 

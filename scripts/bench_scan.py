@@ -38,19 +38,23 @@ def measure(variants: list[Variant], args: argparse.Namespace, tell: Callable[[s
     main, lengths = (QUICK[0], LENGTHS[:2]) if args.quick else (FORWARD[0], LENGTHS)
     options = ["--threads", str(args.threads), *(["--mamba-ref", str(args.mamba_ref)] if args.mamba_ref else [])]
     found: dict[str, Any] = {}
+    clock = CLOCKS[args.clock]
     if "limits" in args.only:
-        speeds = {variant.name: hot(variant, main, rounds=args.rounds or 30) for variant in ours[:2]}
+        speeds = {variant.name: hot(variant, main, rounds=args.rounds or 50, clock=clock) for variant in ours[:2]}
         found["limits"] = {"machine": limits(), "hot": speeds, "size": main}
         tell(limits_table(found["limits"]))
     for section, sizes in (("forward", FORWARD), ("training", TRAINING)):
         if section in args.only:
-            timing = {"training": section == "training", "rounds": args.rounds, "clock": CLOCKS[args.clock]}
+            timing = {"training": section == "training", "rounds": args.rounds, "clock": clock}
             found[section] = {
                 str(size): time_variants(variants, size, **timing) for size in (QUICK if args.quick else sizes)
             }
             tell(times_table(section, found[section], args))
     if "growth" in args.only:
-        found["growth"] = {"variant": ours[0].name, "seconds": growth(ours[0], lengths, rounds=args.rounds or 9)}
+        found["growth"] = {
+            "variant": ours[0].name,
+            "seconds": growth(ours[0], lengths, rounds=args.rounds or 25, clock=clock),
+        }
         tell(growth_table(found["growth"]))
     if "error" in args.only:
         found["error"] = errors(variants, main)

@@ -69,19 +69,20 @@ def time_variants(
     return {"rounds": rounds, "seconds": medians(time_in_turns(calls, rounds=rounds, clock=clock))}
 
 
-def hot(variant: Variant, size: Size, *, rounds: int = 30) -> dict[str, float]:
+def hot(variant: Variant, size: Size, *, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Times one variant alone, over and over; returns state updates per second of forward and of both passes."""
     updates, found = size[0] * size[1] * size[2] * size[3], {}
     for name in ("forward", "training"):
         call = run(variant, make_inputs(size), training=name == "training")
-        found[name] = updates / statistics.median(time_in_turns({name: call}, rounds=rounds)[name])
+        found[name] = updates / statistics.median(time_in_turns({name: call}, rounds=rounds, clock=clock)[name])
     return found
 
 
-def growth(variant: Variant, lengths: tuple[int, ...], *, rounds: int) -> dict[int, float]:
+def growth(variant: Variant, lengths: tuple[int, ...], *, rounds: int, clock: Callable[[], float]) -> dict[int, float]:
     """Times one variant at (1, 384, L, 16) for each L, in turns."""
     calls = {str(length): run(variant, make_inputs((1, 384, length, 16)), training=False) for length in lengths}
-    return {int(length): seconds for length, seconds in medians(time_in_turns(calls, rounds=rounds)).items()}
+    taken = time_in_turns(calls, rounds=rounds, clock=clock)
+    return {int(length): seconds for length, seconds in medians(taken).items()}
 
 
 def errors(variants: list[Variant], size: Size) -> dict[str, tuple[float, float]]:

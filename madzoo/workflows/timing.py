@@ -1,5 +1,7 @@
 """Fair clocks: calls timed in turns in one process, and the memory of one call in a process of its own."""
 
+import contextlib
+import ctypes
 import gc
 import statistics
 import time
@@ -66,10 +68,12 @@ def rounds_for(round_seconds: float, *, budget: float, least: int = 5, most: int
 def peak_memory(call: Callable[[], object]) -> float | None:
     """Runs a call once; returns the largest resident memory meanwhile, less that before, in MiB.
 
-    Pages that earlier calls left to the process are not counted again: measure in a fresh process. None where the
-    system has no resettable high-water mark (all but Linux).
+    What earlier calls warmed up is not counted again: measure in a fresh process. None where the system has no
+    high-water mark that can be reset (all but Linux).
     """
     gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: pages of freed tensors would be used again and go unseen
     try:
         CLEAR_REFS.write_text("5")  # VmHWM := VmRSS
         before = _status("VmRSS")

@@ -1,0 +1,128 @@
+"""The benchmarks: variants compute the same thing, tables say what was measured, and nothing wrong is ever timed."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "scripts"))
+
+import bench_limits
+from bench_models import draw, forecasting, inference, table, timed
+from bench_peers import Variant, make_inputs, our_variants, peer_variants
+from bench_report import describe_machine, dot_plot
+from bench_scan import growth_table, limits_table, memory_table, times_table
+from bench_scan_measure import deviation, errors, growth, run, served, time_variants
+
+SIZE = (2, 5, 7, 4)
+
+PUBLISHED = """
+import no_such_package
+
+
+def selective_scan_ref(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
+    return u if delta_softplus else F.relu(delta)
+"""
+
+
+@pytest.fixture
+def args():
+    return argparse.Namespace(clock="wall", threads=1)
+
+
+def test_all_variants_compute_the_same():
+    variants = served(our_variants(("cpu", "torch", "reference"))) + peer_variants()
+    truth, *others = (run(variant, make_inputs(SIZE), training=True)() for variant in reversed(variants))
+    assert len(truth) == 9
+    assert {"madzoo torch", "madzoo reference"} <= {variant.name for variant in variants}
+    assert all(max(deviation(other, truth)) < 1e-5 for other in others)
+
+
+@pytest.mark.parametrize("channel_last", [True, False])
+def test_memory_is_laid_out_as_said(channel_last):
+    x = make_inputs(SIZE)
+    y = x.in_memory(channel_last=channel_last)
+    assert all(torch.equal(a, b) for a, b in zip(x.tensors(), y.tensors(), strict=True))
+    for sequence in (y.u, y.delta, y.z, y.B, y.C):
+        assert sequence.mT.is_contiguous() if channel_last else sequence.is_contiguous()
+
+
+def test_inputs_have_the_scale_of_an_initialised_mamba():
+    x = make_inputs((1, 4096, 2, 16))
+    steps = torch.nn.functional.softplus(x.bias.double())
+    assert 0.9e-3 < steps.min() < 1.1e-3
+    assert 0.09 < steps.max() < 0.11
+    assert steps.log().median().exp().item() == pytest.approx(0.01, rel=0.1)
+    assert x.A[7].tolist() == [-float(n) for n in range(1, 17)]
+
+
+def test_the_published_function_comes_without_its_imports(tmp_path):
+    (tmp_path / "interface.py").write_text(PUBLISHED)
+    x = make_inputs(SIZE)
+    variant = peer_variants(tmp_path / "interface.py")[-1]
+    assert variant.name == "selective_scan_ref"
+    assert variant.call(x) is x.u
+    (tmp_path / "empty.py").touch()
+    with pytest.raises(SystemExit, match="selective_scan_ref"):
+        peer_variants(tmp_path / "empty.py")
+
+
+def test_what_deviates_is_not_timed():
+    good = our_variants(("torch",))
+    wrong = Variant(name="wrong", call=lambda x: 1.001 * good[0].call(x), channel_last=True)
+    timing = {"training": False, "rounds": 1, "clock": lambda: 0.0}
+    assert time_variants(good, SIZE, **timing) == {"rounds": 1, "seconds": {"madzoo torch": 0.0}}
+    with pytest.raises(SystemExit, match=r"wrong deviates by 1\.0e-03"):
+        time_variants([*good, wrong], SIZE, **timing)
+
+
+def test_growth_and_errors():
+    (lean,) = our_variants(("torch",))
+    assert list(growth(lean, (3, 6), rounds=1, clock=lambda: 0.0)) == [3, 6]
+    forward, gradient = errors([lean], SIZE)["madzoo torch"]
+    assert 0 < forward < 1e-6
+    assert 0 < gradient < 1e-5
+
+
+def test_rates_of_the_machine_are_positive(monkeypatch):
+    monkeypatch.setattr(bench_limits, "SECONDS", 0.001)
+    found = bench_limits.limits()
+    assert "copy, bytes read and written" in found
+    assert all(rate > 1e6 for rate in found.values())
+
+
+def test_tables(args):
+    times = {"(1, 2, 3, 4)": {"rounds": 7, "seconds": {"ours": 0.001, "theirs": 0.25}}}
+    shown = times_table("forward", times, args)
+    assert "n = 7" in shown
+    assert "| ours | 1 (1x) |" in shown
+    assert "| theirs | 250 (250x) |" in shown
+    shown = growth_table({"variant": "ours", "seconds": {512: 0.001, 1024: 0.002, 2048: 0.004}})
+    assert "mean 2.00" in shown
+    assert "| 1024 | 2 | 2.00 |" in shown
+    rates = {"state updates in registers, avx512": 12e9, "torch.exp in cache": 1e9}
+    speeds = {"ours": {"forward": 6e9, "training": 2e9}}
+    shown = limits_table({"machine": rates, "hot": speeds, "size": SIZE})
+    assert "| ours, forward, state updates | 6 G/s | 50% |" in shown
+    del rates["state updates in registers, avx512"]
+    assert "%" not in limits_table({"machine": rates, "hot": speeds, "size": SIZE})
+    shown = memory_table({"ours": {"forward": 1.25, "training": None}}, SIZE)
+    assert "| ours | 1.2 |  |" in shown
+
+
+def test_table_of_models(tmp_path):
+    found = timed(inference("weft_micro_patch4_28", 2, baselines=()), 1) + timed(forecasting(1), 1)
+    shown = table(found)
+    assert all(f"| {name} |" in shown for name, _ in found)
+    assert shown.index("series") < shown.index("images")  # by batch, then by speed
+    draw(found, tmp_path / "models.png")
+    assert (tmp_path / "models.png").stat().st_size < 200_000
+
+
+def test_the_plot_is_small(tmp_path):
+    cases = {f"forward\n{i}": {f"path {j}": 10.0**j for j in range(9)} for i in range(6)}
+    dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", ours="path 0")
+    assert (tmp_path / "plot.svg").stat().st_size < 200_000
+    assert describe_machine()["torch"] == torch.__version__
