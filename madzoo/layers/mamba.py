@@ -191,10 +191,13 @@ def selective_branch(
     rank, states = dt_proj.in_features, A_log.shape[1]
     x = causal_conv1d(x, conv1d.weight.squeeze(1), conv1d.bias, activation="silu", reverse=reverse)
     dt_BLR, B_BLN, C_BLN = x_proj(x.transpose(1, 2)).split([rank, states, states], dim=-1)
-    dt_BEL = F.linear(dt_BLR, dt_proj.weight).transpose(1, 2)
+    # In half precision the bias is left to the scan, which adds it in float32: softplus(-7) would lose half its digits.
+    wide = dt_BLR.dtype.itemsize >= 4
+    dt_BEL = (dt_proj(dt_BLR) if wide else F.linear(dt_BLR, dt_proj.weight)).transpose(1, 2)
+    bias = None if wide else dt_proj.bias
     A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
     B_BNL, C_BNL = B_BLN.transpose(1, 2), C_BLN.transpose(1, 2)
-    return selective_scan(x, dt_BEL, A, B_BNL, C_BNL, D, z, dt_proj.bias, True, reverse=reverse)
+    return selective_scan(x, dt_BEL, A, B_BNL, C_BNL, D, z, bias, True, reverse=reverse)
 
 
 def resolve_dt_rank(dt_rank: int | str, d_model: int) -> int:

@@ -261,7 +261,7 @@ class Vim(nn.Module):
     def _embed(self, image: Tensor) -> Tensor:
         x_BMD = self.patch_embed(image)
         middle = x_BMD.shape[1] // 2
-        token = self.cls_token.expand(len(image), -1, -1).to(x_BMD.dtype)
+        token = self.cls_token.expand(image.shape[0], -1, -1).to(x_BMD.dtype)
         x_BLD = torch.cat([x_BMD[:, :middle], token, x_BMD[:, middle:]], dim=1)
         positions = resample_around_middle(self.pos_embed, self.config.grid, self.patch_embed.grid_of(image))
         x_BLD = self.pos_drop(x_BLD + positions)
@@ -360,6 +360,7 @@ class VimMixer(nn.Module):
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         """Returns the mixed sequence."""
+        # Everything between the projections is [B, E, L] over memory [B, L, E]: neither they nor the scans copy.
         x_BEL, z_BEL = self.in_proj(x_BLD).transpose(1, 2).chunk(2, dim=1)
         forwards = selective_branch(
             x_BEL, conv1d=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log, D=self.D
@@ -373,7 +374,7 @@ class VimMixer(nn.Module):
             D=self.D_b,
             reverse=True,
         )
-        y_BEL = (forwards + backwards) * (F.silu(z_BEL) / 2)
+        y_BEL = torch.lerp(forwards, backwards, 0.5) * F.silu(z_BEL)
         return self.out_proj(y_BEL.transpose(1, 2))
 
     def symmetries(self) -> list[Symmetry]:
