@@ -3,16 +3,30 @@
 Axes: B batch, D channels, L length, K taps.
 """
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor, cat
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import BackendError, ConfigError, ShapeError, nearest
+from madzoo.ops.causal_conv1d_torch import causal_conv1d_by_torch
+from madzoo.ops.kernels.conv1d_cpu import cpu_causal_conv1d, why_not_cpu
+from madzoo.ops.onnx_export import is_onnx_export
 
 __all__ = ["causal_conv1d", "causal_conv1d_step"]
 
+BACKENDS = ("auto", "torch", "cpu")
+
 
 def causal_conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None, reverse: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    reverse: bool = False,
+    backend: str = "auto",
 ) -> Tensor:
     """Convolves every channel with its own K taps: ``y_t = b + sum_k weight[:, K-1-k] x_{t-k}``.
 
@@ -22,6 +36,8 @@ def causal_conv1d(
         bias: added per channel.
         activation: ``"silu"`` or None.
         reverse: run against time, ``y_t = b + sum_k weight[:, K-1-k] x_{t+k}``.
+        backend: ``"cpu"`` (the compiled kernel, everything in one pass; float32 and float64, up to 16 taps),
+            ``"torch"`` (PyTorch's operators), ``"auto"`` (the first that serves).
 
     Shapes:
         x [B, D, L], weight [D, K], bias [D] -> [B, D, L].
@@ -29,8 +45,9 @@ def causal_conv1d(
     Raises:
         ShapeError: when the channels of x, weight and bias differ.
         ConfigError: on an unknown activation.
+        BackendError: when the backend is unknown or does not serve these inputs.
 
-    Cost: O(B D L K).
+    Cost: O(B D L K). The result lies as x does, channel-last or not; "cpu" keeps nothing for the backward.
 
     Source: arXiv 2312.00752 (Mamba), figure 3; signature of causal_conv1d's ``causal_conv1d_fn``.
 
@@ -40,16 +57,8 @@ def causal_conv1d(
         tensor([[[ 1., 12., 23.]]])
     """
     _check(x, 3, weight, bias, activation)
-    taps, margin, length = weight.flip(-1) if reverse else weight, weight.shape[-1] - 1, x.shape[2]
-    if x.stride(1) == 1:
-        # Channel-last memory stays so in two dimensions (one of height 1) and would be copied in one: 2.5 times slower.
-        taps_D11K = taps.unsqueeze(1).unsqueeze(2)
-        y = F.conv2d(x.unsqueeze(2), taps_D11K, bias, padding=(0, margin), groups=len(weight)).squeeze(2)
-        y = y.narrow(2, margin if reverse else 0, length)
-    else:
-        x = F.pad(x, (0, margin) if reverse else (margin, 0))
-        y = F.conv1d(x, taps.unsqueeze(1), bias, groups=len(weight))
-    return _activate(y, activation)
+    serve = _choose(backend, x, weight, bias)
+    return serve(x, weight, bias, activation == "silu", reverse)
 
 
 def causal_conv1d_step(
@@ -71,7 +80,27 @@ def causal_conv1d_step(
         raise ShapeError("conv_state holds the K - 1 inputs before x_t.", asked=list(conv_state.shape))
     window = cat([conv_state, x_t.unsqueeze(-1)], dim=-1)
     y_t = (window * weight).sum(-1)
-    return _activate(y_t if bias is None else y_t + bias, activation), window[..., 1:]
+    y_t = y_t if bias is None else y_t + bias
+    return F.silu(y_t) if activation == "silu" else y_t, window[..., 1:]
+
+
+def _choose(backend: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:
+    if backend not in BACKENDS:
+        raise BackendError(
+            f"unknown backend {backend!r}.", asked=backend, looked=", ".join(BACKENDS), todo=nearest(backend, BACKENDS)
+        )
+    if backend == "torch":
+        return causal_conv1d_by_torch
+    lacking = _why_not_cpu(x, weight, bias)
+    if lacking and backend == "cpu":
+        raise BackendError(f"backend 'cpu' does not serve {lacking}.", asked=backend, todo="backend='auto'")
+    return causal_conv1d_by_torch if lacking else cpu_causal_conv1d
+
+
+def _why_not_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
+    if torch._C._are_functorch_transforms_active():
+        return "torch.func transforms"
+    return "an ONNX program" if is_onnx_export() else why_not_cpu(x, weight, bias)
 
 
 def _check(x: Tensor, axes: int, weight: Tensor, bias: Tensor | None, activation: str | None) -> None:
@@ -81,7 +110,3 @@ def _check(x: Tensor, axes: int, weight: Tensor, bias: Tensor | None, activation
         raise ShapeError("x, weight and bias do not fit.", asked=shapes, todo="x [B, D, L], weight [D, K], bias [D]")
     if activation not in (None, "silu"):
         raise ConfigError(f"unknown activation {activation!r}.", asked=activation, looked="'silu', None")
-
-
-def _activate(y: Tensor, activation: str | None) -> Tensor:
-    return F.silu(y) if activation == "silu" else y

@@ -1,0 +1,54 @@
+"""What the Python sides of the compiled kernels share: tensors as pointers and strides, memory for results, the call.
+
+B batch, D channels, L length.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from madzoo.ops.kernels.library import kernel_library
+
+__all__ = ["Sequence", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
+
+
+class Sequence(ctypes.Structure):
+    """Mirrors ``madzoo_sequence``: a tensor [B, D, L] in any layout, strides counted in numbers."""
+
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "channel", "position"))]
+
+
+def sequence(x: Tensor | None) -> Sequence:
+    """Describes a tensor [B, D, L] to C as it lies; an absent one has no address."""
+    return Sequence() if x is None else Sequence(x.data_ptr(), *x.stride())
+
+
+def pointer(x: Tensor | None) -> int | None:
+    """Returns where a tensor begins."""
+    return None if x is None else x.data_ptr()
+
+
+def same_layout(x: Tensor) -> Tensor:
+    """Returns memory for a result like x [B, D, L]: channel-last where x is, else contiguous; always without gaps."""
+    batch, channels, length = x.shape
+    if x.stride(1) == 1 and x.stride(2) != 1:
+        return x.new_empty(batch, length, channels).transpose(1, 2)
+    return x.new_empty(batch, channels, length)
+
+
+@torch.compiler.assume_constant_result  # so that a tracing compiler does not follow the loading of a library
+def kernels_are_here() -> bool:
+    """Returns whether there are compiled kernels."""
+    return kernel_library() is not None
+
+
+def run(name: str, arguments: ctypes.Structure) -> None:
+    """Calls an exported function with its arguments.
+
+    Raises:
+        MemoryError: when the kernel got no memory for its scratch.
+    """
+    function = getattr(kernel_library(), name)
+    if function(ctypes.byref(arguments)) != 0:
+        raise MemoryError(f"{name} found no memory for its scratch")
