@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from madzoo.ops.kernels.library import kernel_library
+from madzoo.ops.kernels.c_abi import Sequence, kernels_are_here, pointer, run, same_layout, sequence
 from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["CHUNK", "cpu_selective_scan", "why_not_cpu"]
@@ -19,10 +19,6 @@ CHUNK = 16  # csrc/madzoo_kernels.h: positions between two kept states
 TILE = 16  # the most channels that a vector holds
 SLICED_UNITS = 8  # sums over channels are split until there are so many units of work
 SMALL = 1 << 16  # state updates below which a second thread costs more than it brings
-
-
-class _Sequence(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "channel", "position"))]
 
 
 class _Vectors(ctypes.Structure):
@@ -36,10 +32,10 @@ class _Arguments(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batches", "channels", "groups", "length", "states", "slices")),
         *((name, ctypes.c_int32) for name in ("is_double", "reverse", "softplus", "threads")),
-        *((name, _Sequence) for name in ("u", "delta", "z", "out")),
+        *((name, Sequence) for name in ("u", "delta", "z", "out")),
         *((name, _Vectors) for name in ("B", "C")),
         *((name, ctypes.c_void_p) for name in ("A", "D", "delta_bias", "last_state", "checkpoints")),
-        *((name, _Sequence) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
+        *((name, Sequence) for name in ("grad_out", "grad_u", "grad_delta", "grad_z")),
         *((name, ctypes.c_void_p) for name in ("grad_last_state", "grad_A", "grad_D", "grad_bias")),
         *((name, _Vectors) for name in ("grad_B", "grad_C")),
         ("slice_stride", ctypes.c_int64),
@@ -54,12 +50,7 @@ def why_not_cpu(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
         return "complex A"
     if B.dim() == 2 or C.dim() == 2:
         return "constant B or C"
-    return None if _kernels_are_here() else "a machine without the compiled kernels"
-
-
-@torch.compiler.assume_constant_result  # so that a tracing compiler does not follow the loading of a library
-def _kernels_are_here() -> bool:
-    return kernel_library() is not None
+    return None if kernels_are_here() else "a machine without the compiled kernels"
 
 
 def cpu_selective_scan(
@@ -106,7 +97,7 @@ def _outputs(u: Tensor, A: Tensor, B: Tensor, keep: bool) -> tuple[Tensor, Tenso
     groups, states = B.shape[1], A.shape[1]
     blocks = groups * _blocks(channels // groups, TILE)
     kept = (batch, blocks, _blocks(length, CHUNK), states, TILE) if keep else (0,)
-    return _same_layout(u), u.new_empty(batch, channels, states), u.new_empty(kept)
+    return same_layout(u), u.new_empty(batch, channels, states), u.new_empty(kept)
 
 
 def _forward(
@@ -125,9 +116,9 @@ def _forward(
     y, last_state, checkpoints = _outputs(u, A, B, keep)
     inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     call = inputs.call
-    call.out, call.last_state = _sequence(y), last_state.data_ptr()
+    call.out, call.last_state = sequence(y), last_state.data_ptr()
     call.checkpoints = checkpoints.data_ptr() if keep else None
-    _run("madzoo_selective_scan_forward", call)
+    run("madzoo_selective_scan_forward", call)
     return y, last_state, checkpoints
 
 
@@ -149,26 +140,26 @@ def _backward(
     inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     call = inputs.call
     if 1 not in grad_y.stride()[1:]:  # a broadcast gradient, as that of a sum
-        grad_y = _same_layout(u).copy_(grad_y)
+        grad_y = same_layout(u).copy_(grad_y)
     batch, channels, length = u.shape
     groups, states = B.shape[1], A.shape[1]
-    grad_u, grad_delta = _same_layout(u), _same_layout(delta)
-    grad_z = u.new_empty(0) if z is None else _same_layout(z)
+    grad_u, grad_delta = same_layout(u), same_layout(delta)
+    grad_z = u.new_empty(0) if z is None else same_layout(z)
     grad_A = u.new_empty(batch, channels, states)
     grad_D = u.new_empty(batch, channels if D is not None else 0)
     grad_bias = u.new_empty(batch, channels if delta_bias is not None else 0)
     call.slices = _slices(batch * groups, channels // groups)
     sums_B, sums_C = (u.new_zeros(call.slices, batch, groups, length, states) for _ in range(2))
     grad_last_state = None if grad_last_state is None else grad_last_state.contiguous()
-    call.grad_out, call.grad_u, call.grad_delta = (_sequence(x) for x in (grad_y, grad_u, grad_delta))
-    call.grad_z = _sequence(None if z is None else grad_z)
-    call.grad_last_state, call.grad_A = _pointer(grad_last_state), grad_A.data_ptr()
+    call.grad_out, call.grad_u, call.grad_delta = (sequence(x) for x in (grad_y, grad_u, grad_delta))
+    call.grad_z = sequence(None if z is None else grad_z)
+    call.grad_last_state, call.grad_A = pointer(grad_last_state), grad_A.data_ptr()
     call.checkpoints = checkpoints.data_ptr()
     call.grad_D = None if D is None else grad_D.data_ptr()
     call.grad_bias = None if delta_bias is None else grad_bias.data_ptr()
     call.grad_B, call.grad_C = (_vectors(x[0].transpose(2, 3)) for x in (sums_B, sums_C))
     call.slice_stride = sums_B.stride(0)
-    _run("madzoo_selective_scan_backward", call)
+    run("madzoo_selective_scan_backward", call)
     grad_B, grad_C = (x.sum(0).transpose(2, 3) if len(x) > 1 else x[0].transpose(2, 3) for x in (sums_B, sums_C))
     return grad_u, grad_delta, grad_A.sum(0), grad_B, grad_C, grad_D.sum(0), grad_z, grad_bias.sum(0)
 
@@ -189,8 +180,8 @@ def _backward_shapes(
     batch, channels, length = u.shape
     grad_B, grad_C = (u.new_empty(batch, x.shape[1], length, x.shape[2]).transpose(2, 3) for x in (B, C))
     skip, bias = (u.new_empty(channels if x is not None else 0) for x in (D, delta_bias))
-    grad_z = u.new_empty(0) if z is None else _same_layout(z)
-    return _same_layout(u), _same_layout(delta), u.new_empty(A.shape), grad_B, grad_C, skip, grad_z, bias
+    grad_z = u.new_empty(0) if z is None else same_layout(z)
+    return same_layout(u), same_layout(delta), u.new_empty(A.shape), grad_B, grad_C, skip, grad_z, bias
 
 
 def _forward_shapes(
@@ -254,34 +245,13 @@ class _Inputs:
         call.groups, call.states, call.slices = B.shape[1], A.shape[1], 1
         call.is_double, call.reverse, call.softplus = u.dtype == torch.float64, reverse, delta_softplus
         call.threads = 1 if u.numel() * A.shape[1] < SMALL else torch.get_num_threads()
-        call.u, call.delta, call.z = _sequence(u), _sequence(delta), _sequence(z)
+        call.u, call.delta, call.z = sequence(u), sequence(delta), sequence(z)
         call.B, call.C = _vectors(B), _vectors(C)
-        call.A, call.D, call.delta_bias = (_pointer(x) for x in self.rows)
-
-
-def _run(name: str, call: _Arguments) -> None:
-    function = getattr(kernel_library(), name)
-    if function(ctypes.byref(call)) != 0:
-        raise MemoryError(f"{name} found no memory for its scratch")
-
-
-def _pointer(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
-def _sequence(x: Tensor | None) -> _Sequence:
-    return _Sequence() if x is None else _Sequence(x.data_ptr(), *x.stride())
+        call.A, call.D, call.delta_bias = (pointer(x) for x in self.rows)
 
 
 def _vectors(x: Tensor) -> _Vectors:
     return _Vectors(x.data_ptr(), *x.stride())
-
-
-def _same_layout(x: Tensor) -> Tensor:
-    batch, channels, length = x.shape
-    if x.stride(1) == 1 and x.stride(2) != 1:
-        return x.new_empty(batch, length, channels).transpose(1, 2)
-    return x.new_empty(batch, channels, length)
 
 
 def _slices(units: int, width: int) -> int:
