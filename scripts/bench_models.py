@@ -1,6 +1,7 @@
 """Times whole models end to end: ours by each path, beside timm's; alternating runs in one process, medians.
 
     python scripts/bench_models.py [--threads 1 2] [--batches 1 8] [--data-dir DIR] [--json FILE] [--plot FILE]
+    python scripts/bench_models.py --plot docs/bench_models.png --into docs/performance.md
 
 Inference of a Vim beside DeiT, MambaOut and a ResNet; a training step of a small image model with the kernel and
 without it; a forecaster. With ``--data-dir`` (or MADZOO_DATA_DIR) also how often an optimised bundled classifier names
@@ -17,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 from bench_peers import mamba_selective_scan, transformers_scan
-from bench_report import describe_machine, dot_plot, markdown
+from bench_report import Report, describe_machine, dot_plot, markdown
 
 from madzoo.data.catalog import find_dataset
 from madzoo.data.images import image_batches
@@ -49,12 +50,17 @@ def inference(name: str, batch: int, *, baselines: tuple[str, ...] = BASELINES) 
     }
     steps = {label: prepare(setup) for label, setup in setups.items()}
     if mamba_selective_scan is not None and name == VIM:
-        steps[f"{name}, {FOREIGN_SCAN}"] = with_foreign_scan(steps[name])
+        steps[f"{name}, {FOREIGN_SCAN}"] = with_foreign_scan(steps[name], as_in_mixer=True)
+        steps[f"{name}, {FOREIGN_SCAN}, channel-last"] = with_foreign_scan(steps[name], as_in_mixer=False)
     return steps | {baseline: prepare(replace(plain, model=baseline)) for baseline in baselines}
 
 
-def with_foreign_scan(step: Step) -> Step:
-    """Returns the same model on the same input with transformers' scan in every layer.
+def with_foreign_scan(step: Step, *, as_in_mixer: bool) -> Step:
+    """Returns the same model on the same input with transformers' scan in every layer, and nothing else changed.
+
+    Args:
+        step: the model with our scan.
+        as_in_mixer: hand the scan the memory it has in its own layer, else the memory our layers have.
 
     Raises:
         SystemExit: when the outputs differ, or no layer used it.
@@ -63,7 +69,7 @@ def with_foreign_scan(step: Step) -> Step:
 
     def scan(*args: torch.Tensor, **options: bool) -> torch.Tensor:
         uses.append(1)
-        return transformers_scan(*args, **options)  # type: ignore[arg-type]
+        return transformers_scan(*args, **options, as_in_mixer=as_in_mixer)  # type: ignore[arg-type]
 
     @contextmanager
     def plugged_in() -> Iterator[None]:
@@ -171,6 +177,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder of Parquet data sets, for the agreement in bfloat16")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--into", type=Path, help="page between whose markers the table is written")
     parser.add_argument("--quick", action="store_true", help="small models and batches: does everything run?")
     return parser.parse_args()
 
@@ -178,19 +185,22 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Prints the table; writes the numbers and the plot where asked."""
     args = parse()
-    machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), end="\n\n")
+    report = Report("bench_models")
     found = measure(args)
-    print(table(found), end="\n\n")
+    report.tell(table(found))
     agreed = None if args.quick else agreement(args.data_dir)
     if agreed:
         shares = ", ".join(f"{name} {share:.2%}" for name, share in agreed.items() if name != "n")
-        print(f"{CLASSIFIER}: optimised copies name the class of the plain model on {agreed['n']} images: {shares}")
+        report.tell(f"Optimised copies of {CLASSIFIER} name its class on {agreed['n']} validation images: {shares}.")
     if args.json:
         results = [{"name": name, **result.to_dict()} for name, result in found]
-        args.json.write_text(json.dumps({"machine": machine, "results": results, "agreement": agreed}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"machine": describe_machine(), "results": results, "agreement": agreed}, indent=2) + "\n"
+        )
     if args.plot:
         draw(found, args.plot)
+    if args.into:
+        report.write_into(args.into)
 
 
 if __name__ == "__main__":

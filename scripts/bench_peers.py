@@ -1,8 +1,10 @@
 """The selective scan as a user would otherwise run it: peers behind one signature, on the same numbers as ours.
 
 Every variant does the whole operator: softplus(delta + bias), discretisation, scan, contraction with C, skip and gate.
-Each is handed the memory that its own layer passes: channel-last ([B, L, D] in memory) or contiguous [B, D, L]. A peer
-that is not installed is left out. B batch, D channels, L length, N states.
+Each is handed the memory that its own layer passes, see :data:`MEMORY`; transformers, which is quicker on channel-last
+memory than on its own, comes in both. A peer that is not installed is left out.
+
+B batch, D channels, L length, N states.
 """
 
 import ast
@@ -12,7 +14,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,12 @@ with warnings.catch_warnings():
     except ImportError:
         mamba_selective_scan = None
 
-__all__ = ["Inputs", "Variant", "make_inputs", "our_variants", "peer_variants", "transformers_scan"]
+__all__ = ["MEMORY", "Inputs", "Variant", "make_inputs", "our_variants", "peer_variants", "transformers_scan"]
+
+
+# The inputs that lie in memory as [B, L, D] or [B, L, N], all others as they are written; "mixer" is what the layer of
+# transformers hands to its scan.
+MEMORY = {"channel-last": ("u", "delta", "z", "B", "C"), "contiguous": (), "mixer": ("z", "B", "C")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +71,10 @@ class Inputs:
         """Returns all of them in order."""
         return tuple(getattr(self, f.name) for f in fields(self))
 
-    def in_memory(self, *, channel_last: bool) -> "Inputs":
-        """Returns copies in one of the two layouts; shapes and values stay."""
-        if not channel_last:
-            return self.map(lambda x: x.contiguous().clone())
-        turned = {n: getattr(self, n).mT.contiguous().mT for n in ("u", "delta", "z", "B", "C")}
-        return replace(self.map(Tensor.clone), **turned)
+    def in_memory(self, memory: str) -> "Inputs":
+        """Returns copies that lie as :data:`MEMORY` says; shapes and values stay."""
+        turned = {name: getattr(self, name).mT.contiguous().mT for name in MEMORY[memory]}
+        return replace(self.map(lambda x: x.clone(memory_format=torch.contiguous_format)), **turned)
 
     def leaves(self) -> "Inputs":
         """Returns the same memory as leaves that want gradients."""
@@ -83,7 +87,7 @@ class Variant:
 
     name: str
     call: Callable[[Inputs], Tensor]
-    channel_last: bool
+    memory: str
     ours: bool = False
 
 
@@ -117,9 +121,9 @@ def our_variants(backends: tuple[str, ...]) -> list[Variant]:
 
     found = []
     for backend in backends:
-        found.append(Variant(name=f"madzoo {backend}", call=scan(backend), channel_last=True, ours=True))
+        found.append(Variant(name=f"madzoo {backend}", call=scan(backend), memory="channel-last", ours=True))
         if backend == "cpu":
-            found.append(Variant(name="madzoo cpu, [B,D,L]", call=scan(backend), channel_last=False, ours=True))
+            found.append(Variant(name="madzoo cpu, [B,D,L]", call=scan(backend), memory="contiguous", ours=True))
     return found
 
 
@@ -127,29 +131,48 @@ def peer_variants(mamba_ref: Path | None = None) -> list[Variant]:
     """Returns the peers that are installed; ``mamba_ref`` is a file that defines ``selective_scan_ref``."""
     found = []
     if mamba_selective_scan is not None:
-        found.append(Variant(name="transformers", call=_transformers(use_mambapy=False), channel_last=False))
+        call = _transformers(use_mambapy=False)
+        found.append(Variant(name="transformers", call=call, memory="mixer"))
+        found.append(Variant(name="transformers, channel-last", call=call, memory="channel-last"))
         if MambaBlock is not None:
             call = _transformers(use_mambapy=True)
-            found.append(Variant(name="transformers, mambapy path", call=call, channel_last=False))
+            found.append(Variant(name="transformers, mambapy path", call=call, memory="mixer"))
     if MambaBlock is not None:
-        found.append(Variant(name="mambapy pscan", call=_mambapy, channel_last=True))
+        found.append(Variant(name="mambapy pscan", call=_mambapy, memory="channel-last"))
     if AssocScan is not None:
-        found.append(Variant(name="assoc-scan", call=_assoc_scan, channel_last=True))
+        found.append(Variant(name="assoc-scan", call=_assoc_scan, memory="channel-last"))
     if mamba_ref is not None:
-        found.append(Variant(name="selective_scan_ref", call=_published(mamba_ref), channel_last=False))
+        found.append(Variant(name="selective_scan_ref", call=_published(mamba_ref), memory="contiguous"))
     return found
 
 
 def transformers_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Any, reverse: bool = False
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reverse: bool = False,
+    as_in_mixer: bool = True,
 ) -> Tensor:
-    """Stands in for :func:`madzoo.ops.selective_scan` in a layer: transformers' default path, both directions."""
-    D, z, bias, softplus = rest
+    """Stands in for :func:`madzoo.ops.selective_scan` in a layer: transformers' default path, in both directions.
+
+    Args:
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse: see there.
+        as_in_mixer: hand over u and delta contiguous, as transformers' own layer has them; else as they come.
+    """
     if mamba_selective_scan is None:
         raise ImportError("transformers is not installed.")
     if reverse:
         u, delta, B, C, z = u.flip(-1), delta.flip(-1), B.flip(-1), C.flip(-1), None if z is None else z.flip(-1)
-    y = mamba_selective_scan(u, delta, A, B, C, D, z=z, delta_bias=bias, delta_softplus=softplus)
+    if as_in_mixer:
+        u, delta = u.contiguous(), delta.contiguous()
+    y = mamba_selective_scan(u, delta, A, B, C, D, z=z, delta_bias=delta_bias, delta_softplus=delta_softplus)
     return y.flip(-1) if reverse else y
 
 

@@ -1,5 +1,6 @@
 """What the benchmarks print: the machine they ran on, Markdown tables, one dot plot."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -9,10 +10,40 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-__all__ = ["describe_machine", "dot_plot", "geometric_mean", "markdown", "timed_cell"]
+__all__ = ["Report", "describe_machine", "dot_plot", "geometric_mean", "markdown", "timed_cell"]
 
 PACKAGES = ("torch", "transformers", "mambapy", "assoc-scan", "timm")
 CPUINFO = Path("/proc/cpuinfo")
+
+
+class Report:
+    """Prints paragraphs as they come, and writes all of them into a page at the end.
+
+    The page holds a line ``<!-- NAME:begin -->`` and a line ``<!-- NAME:end -->``; what stands between is replaced.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.paragraphs = name, [", ".join(f"{key} {value}" for key, value in describe_machine().items())]
+        self.paragraphs[0] += f". Measured on {datetime.date.today().isoformat()}."
+        print(self.paragraphs[0], end="\n\n")
+
+    def tell(self, paragraph: str) -> None:
+        """Prints a paragraph and keeps it."""
+        print(paragraph, end="\n\n", flush=True)
+        self.paragraphs.append(paragraph)
+
+    def write_into(self, page: Path) -> None:
+        """Writes what was told into a page.
+
+        Raises:
+            SystemExit: when the page lacks the markers.
+        """
+        begin, end = (f"<!-- {self.name}:{what} -->" for what in ("begin", "end"))
+        before, found, rest = page.read_text().partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found and found_end):
+            raise SystemExit(f"{page} has no lines {begin} and {end}")
+        page.write_text(before + "\n\n".join([begin, *self.paragraphs, end]) + after)
 
 
 def describe_machine() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Times the selective scan beside what a user would run instead: medians of alternating runs in one process.
 
     python scripts/bench_scan.py [--threads 1] [--mamba-ref FILE] [--only forward ...] [--json FILE] [--plot FILE]
+    python scripts/bench_scan.py --mamba-ref FILE --plot docs/bench_scan.png --into docs/performance.md
 
 Prints Markdown tables: the limits of the machine, forward, forward with backward, growth with the length, error against
 float64, memory. Peers run when they are importable (transformers, mambapy, assoc-scan); ``--mamba-ref`` is the
@@ -18,8 +19,8 @@ from typing import Any
 import torch
 from bench_limits import limits
 from bench_peers import Variant, our_variants, peer_variants
-from bench_report import describe_machine, dot_plot, geometric_mean, markdown, timed_cell
-from bench_scan_measure import Size, errors, growth, hot, memory, peak, served, time_variants
+from bench_report import Report, describe_machine, dot_plot, geometric_mean, markdown, timed_cell
+from bench_scan_measure import Size, errors, growth, hot, memory, peak, served, stepping, time_variants
 
 from madzoo.ops.selective_scan import BACKENDS
 
@@ -29,7 +30,8 @@ QUICK: tuple[Size, ...] = ((2, 32, 33, 16),)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 IN_MEMORY = ("madzoo cpu", "madzoo cpu, [B,D,L]", "madzoo torch", "mambapy pscan", "transformers")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-SECTIONS = ("limits", "forward", "training", "growth", "error", "memory")
+POSITIONS = (0, 1000, 10000)
+SECTIONS = ("limits", "forward", "training", "growth", "steps", "error", "memory")
 
 
 def measure(variants: list[Variant], args: argparse.Namespace, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -56,6 +58,10 @@ def measure(variants: list[Variant], args: argparse.Namespace, tell: Callable[[s
             "seconds": growth(ours[0], lengths, rounds=args.rounds or 25, clock=clock),
         }
         tell(growth_table(found["growth"]))
+    if "steps" in args.only:
+        found["steps"] = stepping(POSITIONS[:2] if args.quick else POSITIONS)
+        rows = [[position, f"{1e6 * seconds:.0f}"] for position, seconds in found["steps"].items()]
+        tell(markdown("One streamed step of Mamba(192), batch 1", ["steps made before", "median µs"], rows))
     if "error" in args.only:
         found["error"] = errors(variants, main)
         rows = [[name, f"{forward:.1e}", f"{worst:.1e}"] for name, (forward, worst) in found["error"].items()]
@@ -138,6 +144,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mamba-ref", type=Path, help="file that defines the published selective_scan_ref")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--into", type=Path, help="page between whose markers the tables are written")
     parser.add_argument("--quick", action="store_true", help="one small size, three rounds: does everything run?")
     parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)  # a child process that measures its own memory
     args = parser.parse_args()
@@ -154,16 +161,17 @@ def main() -> None:
         batch, channels, length, states = map(int, size)
         print(json.dumps(peak(name, what, (batch, channels, length, states), args.mamba_ref)))
         return
-    machine = describe_machine()
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), end="\n\n")
+    report = Report("bench_scan")
     order = [name for name in ("cpu", "torch", "reference") if name in BACKENDS]
     variants = served(our_variants(tuple(order)) + peer_variants(args.mamba_ref))
-    found = measure(variants, args, lambda table: print(table, end="\n\n", flush=True))
+    found = measure(variants, args, report.tell)
     if args.json:
         settings = {"threads": args.threads, "clock": args.clock}
-        args.json.write_text(json.dumps({"machine": machine, **settings, **found}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"machine": describe_machine(), **settings, **found}, indent=2) + "\n")
     if args.plot:
         draw(found, args.plot)
+    if args.into:
+        report.write_into(args.into)
 
 
 if __name__ == "__main__":

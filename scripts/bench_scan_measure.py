@@ -14,10 +14,23 @@ from bench_peers import Inputs, Variant, make_inputs, our_variants, peer_variant
 from torch import Tensor
 
 from madzoo.errors import BackendError
+from madzoo.layers import Mamba
 from madzoo.ops.selective_scan import BACKENDS
 from madzoo.workflows.timing import medians, peak_memory, rounds_for, time_in_turns
 
-__all__ = ["Size", "deviation", "errors", "growth", "hot", "memory", "peak", "run", "served", "time_variants"]
+__all__ = [
+    "Size",
+    "deviation",
+    "errors",
+    "growth",
+    "hot",
+    "memory",
+    "peak",
+    "run",
+    "served",
+    "stepping",
+    "time_variants",
+]
 
 Size = tuple[int, int, int, int]
 
@@ -27,7 +40,7 @@ PROGRAM = Path(__file__).with_name("bench_scan.py")
 
 def run(variant: Variant, x: Inputs, *, training: bool) -> Callable[[], tuple[Tensor, ...]]:
     """Returns a call that computes the output, and with ``training`` the gradients of all eight inputs."""
-    x = x.in_memory(channel_last=variant.channel_last)
+    x = x.in_memory(variant.memory)
     if not training:
 
         def forward() -> tuple[Tensor, ...]:
@@ -37,7 +50,7 @@ def run(variant: Variant, x: Inputs, *, training: bool) -> Callable[[], tuple[Te
         return forward
     leaves = x.leaves()
     grad = torch.randn(x.u.shape, generator=torch.Generator().manual_seed(1)).to(x.u.dtype)
-    grad = grad.mT.contiguous().mT if variant.channel_last else grad
+    grad = grad.mT.contiguous().mT if variant.memory == "channel-last" else grad
 
     def forward_and_backward() -> tuple[Tensor, ...]:
         y = variant.call(leaves)
@@ -83,6 +96,20 @@ def growth(variant: Variant, lengths: tuple[int, ...], *, rounds: int, clock: Ca
     calls = {str(length): run(variant, make_inputs((1, 384, length, 16)), training=False) for length in lengths}
     taken = time_in_turns(calls, rounds=rounds, clock=clock)
     return {int(length): seconds for length, seconds in medians(taken).items()}
+
+
+def stepping(positions: tuple[int, ...], *, width: int = 192, block: int = 200) -> dict[int, float]:
+    """Returns the median seconds of one step of a Mamba layer that has made so many steps before."""
+    layer, found = Mamba(width), {}
+    with torch.inference_mode():
+        state, x_t, made = layer.init_state(1), torch.randn(1, width), 0
+        for position in positions:
+            while made < position:
+                _, state = layer.step(x_t, state)
+                made += 1
+            taken = time_in_turns({"step": lambda: layer.step(x_t, state)}, rounds=block)  # noqa: B023
+            found[position] = medians(taken)["step"]
+    return found
 
 
 def errors(variants: list[Variant], size: Size) -> dict[str, tuple[float, float]]:

@@ -11,10 +11,10 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import bench_limits
 from bench_models import draw, forecasting, inference, table, timed
-from bench_peers import Variant, make_inputs, our_variants, peer_variants
-from bench_report import describe_machine, dot_plot
+from bench_peers import MEMORY, Variant, make_inputs, our_variants, peer_variants
+from bench_report import Report, describe_machine, dot_plot
 from bench_scan import growth_table, limits_table, memory_table, times_table
-from bench_scan_measure import deviation, errors, growth, run, served, time_variants
+from bench_scan_measure import deviation, errors, growth, run, served, stepping, time_variants
 
 SIZE = (2, 5, 7, 4)
 
@@ -40,13 +40,14 @@ def test_all_variants_compute_the_same():
     assert all(max(deviation(other, truth)) < 1e-5 for other in others)
 
 
-@pytest.mark.parametrize("channel_last", [True, False])
-def test_memory_is_laid_out_as_said(channel_last):
+@pytest.mark.parametrize("memory", MEMORY)
+def test_memory_is_laid_out_as_said(memory):
     x = make_inputs(SIZE)
-    y = x.in_memory(channel_last=channel_last)
+    y = x.in_memory(memory)
     assert all(torch.equal(a, b) for a, b in zip(x.tensors(), y.tensors(), strict=True))
-    for sequence in (y.u, y.delta, y.z, y.B, y.C):
-        assert sequence.mT.is_contiguous() if channel_last else sequence.is_contiguous()
+    for name in ("u", "delta", "z", "B", "C"):
+        sequence = getattr(y, name)
+        assert (sequence.mT if name in MEMORY[memory] else sequence).is_contiguous()
 
 
 def test_inputs_have_the_scale_of_an_initialised_mamba():
@@ -71,7 +72,7 @@ def test_the_published_function_comes_without_its_imports(tmp_path):
 
 def test_what_deviates_is_not_timed():
     good = our_variants(("torch",))
-    wrong = Variant(name="wrong", call=lambda x: 1.001 * good[0].call(x), channel_last=True)
+    wrong = Variant(name="wrong", call=lambda x: 1.001 * good[0].call(x), memory="channel-last")
     timing = {"training": False, "rounds": 1, "clock": lambda: 0.0}
     assert time_variants(good, SIZE, **timing) == {"rounds": 1, "seconds": {"madzoo torch": 0.0}}
     with pytest.raises(SystemExit, match=r"wrong deviates by 1\.0e-03"):
@@ -126,3 +127,28 @@ def test_the_plot_is_small(tmp_path):
     dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", ours="path 0")
     assert (tmp_path / "plot.svg").stat().st_size < 200_000
     assert describe_machine()["torch"] == torch.__version__
+
+
+def test_a_report_goes_between_its_markers(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
+    report = Report("bench")
+    report.tell("new")
+    report.write_into(page)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench:begin -->\n\n")
+    assert text.endswith("\n\nnew\n\n<!-- bench:end -->\nafter\n")
+    assert "old" not in text
+    assert "new" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="other:begin"):
+        Report("other").write_into(page)
+
+
+def test_a_step_costs_the_same_whenever_it_comes():
+    assert list(stepping((0, 3), width=8, block=2)) == [0, 3]
+
+
+def test_the_page_has_the_markers():
+    page = (Path(__file__).parents[1] / "docs" / "performance.md").read_text()
+    for name in ("bench_scan", "bench_models"):
+        assert page.index(f"<!-- {name}:begin -->") < page.index(f"<!-- {name}:end -->")
