@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.ops.discretize import discretize_zoh
 from madzoo.ops.long_conv import long_conv
+from madzoo.ops.onnx_export import is_onnx_export
+from madzoo.ops.oscillator_kernel import oscillator_kernel
 from madzoo.ops.vandermonde import vandermonde
 from madzoo.symmetry import Parameters, Symmetry
 
@@ -62,6 +64,10 @@ class S4DKernel(nn.Module):
         Raises:
             ShapeError: when length is below 1.
         """
+        if is_onnx_export():
+            dtype = torch.promote_types(self.log_dt.dtype, torch.float32)
+            log_dt, log_A_real, A_imag, C = (x.to(dtype) for x in (self.log_dt, self.log_A_real, self.A_imag, self.C))
+            return oscillator_kernel(-torch.exp(log_A_real), A_imag, C, torch.exp(log_dt).unsqueeze(-1), length)
         A_DN, B_bar_DN, C_DN, dt_D1 = self._system()
         return vandermonde(C_DN * B_bar_DN, A_DN * dt_D1, length)
 

@@ -16,7 +16,7 @@ from madzoo.errors import BackendError, ShapeError, nearest
 from madzoo.ops.kernels.selective_scan_cpu import cpu_selective_scan, why_not_cpu
 from madzoo.ops.onnx_export import is_onnx_export
 from madzoo.ops.selective_scan_lean import lean_selective_scan, why_not_lean
-from madzoo.ops.selective_scan_pairwise import selective_scan_by_pairs
+from madzoo.ops.selective_scan_onnx import selective_scan_for_onnx, why_not_onnx
 from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["BACKENDS", "selective_scan", "use_backend"]
@@ -160,8 +160,8 @@ def _choose(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
         if lacking:
             raise BackendError(f"backend {backend!r} does not serve {lacking}.", asked=backend, todo="backend='auto'")
         return scan
-    if is_onnx_export() and not A.is_complex():
-        return selective_scan_by_pairs
+    if is_onnx_export() and not why_not_onnx(A, B, C):
+        return selective_scan_for_onnx
     for name in ("cpu", "torch"):
         scan, lacking = _offer(name, u, A, B, C)
         if not lacking:
