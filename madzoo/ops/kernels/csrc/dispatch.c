@@ -91,6 +91,25 @@ int madzoo_conv1d_backward(const madzoo_conv1d_args *args) {
     return run(madzoo_tables()->unconv[!!a.is_double], &a, a.threads);
 }
 
+/* --- the diagonal scan -------------------------------------------------------------------------------------------- */
+
+static madzoo_diagonal_scan_args diagonal_in_time(const madzoo_diagonal_scan_args *args) {
+    madzoo_diagonal_scan_args a = *args;
+    madzoo_sequence *sequences[] = {&a.u, &a.out, &a.grad_out, &a.grad_u};
+    for (int i = 0; a.reverse && i < 4; i++) turn_sequence(sequences[i], a.length, a.is_double ? 8 : 4);
+    return a;
+}
+
+int madzoo_diagonal_scan_forward(const madzoo_diagonal_scan_args *args) {
+    madzoo_diagonal_scan_args a = diagonal_in_time(args);
+    return run(madzoo_tables()->diagonal[!!a.is_double], &a, a.threads);
+}
+
+int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args) {
+    madzoo_diagonal_scan_args a = diagonal_in_time(args);
+    return run(madzoo_tables()->undiagonal[!!a.is_double], &a, a.threads);
+}
+
 double madzoo_limit_state_update(int64_t updates, int is_double) {
     return madzoo_tables()->limit[!!is_double](updates);
 }

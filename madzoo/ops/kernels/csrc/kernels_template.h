@@ -5,6 +5,7 @@
 #include "block.h"
 #include "selective_scan_tile.h"
 #include "conv1d_tile.h"
+#include "diagonal_scan_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -13,6 +14,7 @@
 #include "block.h"
 #include "selective_scan_tile.h"
 #include "conv1d_tile.h"
+#include "diagonal_scan_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -21,5 +23,7 @@ const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
     .unscan = {MADZOO_PASTE(unscan_worker, f32, ISA), MADZOO_PASTE(unscan_worker, f64, ISA)},
     .conv = {MADZOO_PASTE(conv_worker, f32, ISA), MADZOO_PASTE(conv_worker, f64, ISA)},
     .unconv = {MADZOO_PASTE(unconv_worker, f32, ISA), MADZOO_PASTE(unconv_worker, f64, ISA)},
+    .diagonal = {MADZOO_PASTE(pass_worker, f32, ISA), MADZOO_PASTE(pass_worker, f64, ISA)},
+    .undiagonal = {MADZOO_PASTE(unpass_worker, f32, ISA), MADZOO_PASTE(unpass_worker, f64, ISA)},
     .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
 };

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define MADZOO_ABI_VERSION 2
+#define MADZOO_ABI_VERSION 3
 #define MADZOO_EXPORT __attribute__((visibility("default")))
 
 /* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
@@ -54,6 +54,23 @@ typedef struct {
     void *sums; /* [B, ceil(L / MADZOO_PANEL), K + 1, D]: the gradients of taps and bias by each panel */
 } madzoo_conv1d_args;
 
+/* Positions between two kept states of the diagonal scan, and the channels that lie side by side in its matrices. */
+#define MADZOO_LONG_CHUNK 32
+#define MADZOO_KEPT_LANES 16
+
+typedef struct {
+    int64_t batch, channels, length, states; /* states: conjugate pairs, one of each stored */
+    int64_t slices;                          /* parts of the batch that are summed apart in the last three fields */
+    int32_t is_double, reverse, threads;
+    madzoo_sequence u, out;
+    const void *poles, *residues;     /* [N, 2, W], W = D rounded up to MADZOO_KEPT_LANES; residues twice c */
+    const void *D;                    /* [D], or NULL */
+    void *checkpoints;                /* [B, W / 16, ceil(L / MADZOO_LONG_CHUNK), N, 2, 16], or NULL */
+    madzoo_sequence grad_out, grad_u;
+    void *grad_poles, *grad_residues; /* [slices, N, 2, W]: sum of q h, and of grad_out h */
+    void *grad_D;                     /* [slices, W] */
+} madzoo_diagonal_scan_args;
+
 typedef enum { MADZOO_BASELINE = 0, MADZOO_AVX2 = 1, MADZOO_AVX512 = 2 } madzoo_isa;
 
 MADZOO_EXPORT int madzoo_abi_version(void);
@@ -66,6 +83,9 @@ MADZOO_EXPORT int madzoo_selective_scan_backward(const madzoo_selective_scan_arg
 
 MADZOO_EXPORT int madzoo_conv1d_forward(const madzoo_conv1d_args *args);
 MADZOO_EXPORT int madzoo_conv1d_backward(const madzoo_conv1d_args *args);
+
+MADZOO_EXPORT int madzoo_diagonal_scan_forward(const madzoo_diagonal_scan_args *args);
+MADZOO_EXPORT int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args);
 
 /* Runs `updates` state updates (an exponential, two fused multiply-adds and one product each) in registers on this
  * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */

@@ -13,6 +13,8 @@ typedef struct {
     void (*unscan[2])(void *job);
     void (*conv[2])(void *job);
     void (*unconv[2])(void *job);
+    void (*diagonal[2])(void *job);
+    void (*undiagonal[2])(void *job);
     double (*limit[2])(int64_t updates);
 } madzoo_table;
 
