@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from madzoo.errors import ConfigError
 
@@ -162,7 +161,11 @@ class FoldedConv2d(_Prepared, nn.Conv2d):
         mean, var = norm.running_mean, norm.running_var
         assert mean is not None  # norms without statistics are not folded
         assert var is not None
-        return fuse_conv_bn_weights(self.weight, self.bias, mean, var, norm.eps, norm.weight, norm.bias)
+        scale = torch.rsqrt(var + norm.eps)
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = -mean * scale if self.bias is None else (self.bias - mean) * scale
+        taps = self.weight * scale.view(-1, 1, 1, 1)
+        return taps, shift if norm.bias is None else shift + norm.bias
 
 
 class FoldedBatchNorm2d(nn.BatchNorm2d):
