@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,33 +17,45 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 class Report:
-    """Prints paragraphs as they come, and writes all of them into a page at the end.
+    """Prints paragraphs as they come, and writes all of them into a page at the end, where there is one.
 
     The page holds a line ``<!-- NAME:begin -->`` and a line ``<!-- NAME:end -->``; what stands between is replaced.
+
+    Raises:
+        SystemExit: when the page lacks the markers.
+        OSError: when it cannot be read or written.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name, self.paragraphs = name, [", ".join(f"{key} {value}" for key, value in describe_machine().items())]
-        self.paragraphs[0] += f". Measured on {datetime.date.today().isoformat()}."
-        print(self.paragraphs[0], end="\n\n")
+    def __init__(self, name: str, page: Path | None = None) -> None:
+        self.name, self.page, self.paragraphs = name, page, []
+        self._split()
+        machine = ", ".join(f"{key} {value}" for key, value in describe_machine().items())
+        self.tell(f"{machine}. Measured on {datetime.date.today().isoformat()}.")
 
     def tell(self, paragraph: str) -> None:
         """Prints a paragraph and keeps it."""
         print(paragraph, end="\n\n", flush=True)
         self.paragraphs.append(paragraph)
 
-    def write_into(self, page: Path) -> None:
-        """Writes what was told into a page.
+    def write(self, *, picture: Path | None = None) -> None:
+        """Writes what was told into the page, a picture at the end; does nothing without a page."""
+        if self.page is None:
+            return
+        if picture:
+            self.tell(f"![The same numbers as a picture]({os.path.relpath(picture, self.page.parent)})")
+        before, after = self._split()
+        self.page.write_text("\n\n".join([before, *self.paragraphs, after]))
 
-        Raises:
-            SystemExit: when the page lacks the markers.
-        """
+    def _split(self) -> tuple[str, str]:
+        """Returns the page up to the first marker, and from the second."""
+        if self.page is None:
+            return "", ""
         begin, end = (f"<!-- {self.name}:{what} -->" for what in ("begin", "end"))
-        before, found, rest = page.read_text().partition(begin)
+        before, found, rest = self.page.read_text().partition(begin)
         _, found_end, after = rest.partition(end)
         if not (found and found_end):
-            raise SystemExit(f"{page} has no lines {begin} and {end}")
-        page.write_text(before + "\n\n".join([begin, *self.paragraphs, end]) + after)
+            raise SystemExit(f"{self.page} has no lines {begin} and {end}")
+        return before + begin, end + after
 
 
 def describe_machine() -> dict[str, str]:
@@ -105,18 +117,20 @@ def geometric_mean(ratios: Sequence[float]) -> float:
     return float(torch.tensor(ratios, dtype=torch.float64).log().mean().exp())
 
 
-def dot_plot(path: Path, cases: Mapping[str, Mapping[str, float]], *, label: str, title: str, ours: str) -> None:
-    """Draws one row per case and one dot per path, on a logarithmic axis; paths that start with ``ours`` are filled."""
+def dot_plot(
+    path: Path, cases: Mapping[str, Mapping[str, float]], *, label: str, title: str, filled: Collection[str]
+) -> None:
+    """Draws one row per case and one dot per path, on a logarithmic axis; those in ``filled`` are filled."""
     names = list(dict.fromkeys(name for values in cases.values() for name in values))
     figure = Figure(figsize=(8, 1.4 + 0.45 * len(cases)), dpi=110, layout="constrained")
     axes = figure.subplots()
     for index, name in enumerate(names):
         points = [(values[name], row) for row, values in enumerate(cases.values()) if name in values]
-        face = f"C{index % 10}" if name.startswith(ours) else "none"
+        face = f"C{index % 10}" if name in filled else "none"
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=45, marker="osD^v<>ph*"[index % 10], label=name, color=f"C{index % 10}", facecolors=face)
     axes.set(xscale="log", xlabel=label, title=title, yticks=range(len(cases)), yticklabels=list(cases))
-    axes.invert_yaxis()
+    axes.set_ylim(len(cases) - 0.5, -0.5)
     axes.grid(axis="x", which="both", color="0.9")
     axes.set_axisbelow(True)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")

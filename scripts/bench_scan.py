@@ -131,7 +131,9 @@ def draw(found: dict[str, Any], path: Path) -> None:
     for section, words in (("forward", "forward"), ("training", "forward + backward")):
         for size, entry in found.get(section, {}).items():
             cases[f"{words}\n{size}"] = {name: 1e3 * seconds for name, seconds in entry["seconds"].items()}
-    dot_plot(path, cases, label="milliseconds (median)", title="Selective scan on a CPU, (B, D, L, N)", ours="madzoo")
+    ours = {name for values in cases.values() for name in values if name.startswith("madzoo")}
+    title = "Selective scan on a CPU, (B, D, L, N)"
+    dot_plot(path, cases, label="milliseconds (median)", title=title, filled=ours)
 
 
 def parse() -> argparse.Namespace:
@@ -161,7 +163,7 @@ def main() -> None:
         batch, channels, length, states = map(int, size)
         print(json.dumps(peak(name, what, (batch, channels, length, states), args.mamba_ref)))
         return
-    report = Report("bench_scan")
+    report = Report("bench_scan", args.into)
     order = [name for name in ("cpu", "torch", "reference") if name in BACKENDS]
     variants = served(our_variants(tuple(order)) + peer_variants(args.mamba_ref))
     found = measure(variants, args, report.tell)
@@ -170,8 +172,7 @@ def main() -> None:
         args.json.write_text(json.dumps({"machine": describe_machine(), **settings, **found}, indent=2) + "\n")
     if args.plot:
         draw(found, args.plot)
-    if args.into:
-        report.write_into(args.into)
+    report.write(picture=args.plot)
 
 
 if __name__ == "__main__":

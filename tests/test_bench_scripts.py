@@ -29,7 +29,7 @@ def selective_scan_ref(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta
 
 @pytest.fixture
 def args():
-    return argparse.Namespace(clock="wall", threads=1)
+    return argparse.Namespace(clock="wall", threads=1, rounds=1)
 
 
 def test_all_variants_compute_the_same():
@@ -113,9 +113,9 @@ def test_tables(args):
     assert "| ours | 1.2 |  |" in shown
 
 
-def test_table_of_models(tmp_path):
-    found = timed(inference("weft_micro_patch4_28", 2, baselines=()), 1) + timed(forecasting(1), 1)
-    shown = table(found)
+def test_table_of_models(tmp_path, args):
+    found = timed(inference("weft_micro_patch4_28", 2, baselines=()), args) + timed(forecasting(1), args)
+    shown = table(found, "wall")
     assert all(f"| {name} |" in shown for name, _ in found)
     assert shown.index("series") < shown.index("images")  # by batch, then by speed
     draw(found, tmp_path / "models.png")
@@ -124,7 +124,7 @@ def test_table_of_models(tmp_path):
 
 def test_the_plot_is_small(tmp_path):
     cases = {f"forward\n{i}": {f"path {j}": 10.0**j for j in range(9)} for i in range(6)}
-    dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", ours="path 0")
+    dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", filled={"path 0"})
     assert (tmp_path / "plot.svg").stat().st_size < 200_000
     assert describe_machine()["torch"] == torch.__version__
 
@@ -132,16 +132,16 @@ def test_the_plot_is_small(tmp_path):
 def test_a_report_goes_between_its_markers(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter\n")
-    report = Report("bench")
+    report = Report("bench", page)
     report.tell("new")
-    report.write_into(page)
+    report.write(picture=tmp_path / "plots" / "a.png")
     text = page.read_text()
     assert text.startswith("before\n<!-- bench:begin -->\n\n")
-    assert text.endswith("\n\nnew\n\n<!-- bench:end -->\nafter\n")
+    assert text.endswith("\n\nnew\n\n![The same numbers as a picture](plots/a.png)\n\n<!-- bench:end -->\nafter\n")
     assert "old" not in text
     assert "new" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="other:begin"):
-        Report("other").write_into(page)
+        Report("other", page)
 
 
 def test_a_step_costs_the_same_whenever_it_comes():

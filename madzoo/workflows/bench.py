@@ -4,7 +4,8 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -112,19 +113,26 @@ def bench(
     return Bench(results=tuple(results))
 
 
-def measure_times(steps: Sequence[Step], *, rounds: int | None = None, budget: float = BUDGET) -> list[BenchResult]:
+def measure_times(
+    steps: Sequence[Step],
+    *,
+    rounds: int | None = None,
+    budget: float = BUDGET,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[BenchResult]:
     """Times steps in turns; returns a record of each.
 
     Args:
         steps: see :func:`madzoo.workflows.bench_step.prepare`.
         rounds: calls of each that count; None: what fits into the budget, 5 to 100.
         budget: seconds for all of them together.
+        clock: see :func:`madzoo.workflows.timing.time_in_turns`.
     """
     calls = {str(index): step for index, step in enumerate(steps)}
     if rounds is None:
         first = time_in_turns(calls, rounds=1)
         rounds = rounds_for(sum(sum(seconds) for seconds in first.values()), budget=budget)
-    taken = time_in_turns(calls, rounds=rounds)
+    taken = time_in_turns(calls, rounds=rounds, clock=clock)
     return [_result(step, seconds) for step, seconds in zip(steps, taken.values(), strict=True)]
 
 
