@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, NotCausalError, ShapeError, nearest
+from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_zoh
 from madzoo.ops.hippo import diagonal_init
 from madzoo.ops.long_conv import long_conv
@@ -67,9 +68,12 @@ class S4DiagonalKernel(nn.Module):
         Raises:
             ShapeError: when length is below 1.
         """
+        return vandermonde(*self.modes(), length)
+
+    def modes(self) -> tuple[Tensor, Tensor]:
+        """Returns the residues [M, H, N] and the logarithms of the poles [H, N] of the responses, complex."""
         A_bar_HN, B_bar_HN, C_MHN, dtA_HN = self._discretize()
-        log_pole = dtA_HN if self.disc == "zoh" else A_bar_HN.log()
-        return vandermonde(C_MHN * B_bar_HN, log_pole, length)
+        return C_MHN * B_bar_HN, dtA_HN if self.disc == "zoh" else A_bar_HN.log()
 
     def recurrence(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns complex ``A_bar`` [H, N], ``B_bar`` [H, N], ``C`` [M, H, N] of the equivalent recurrence."""
@@ -137,11 +141,23 @@ class S4Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps a sequence, [B, H, L] -> [B, H, L]."""
         length = x.shape[-1]
-        k_MHL = self.kernel(length if self.l_max is None else min(length, self.l_max))
+        convolve = self._scan if self.l_max is None or length <= self.l_max else self._convolve
+        return self.activation(self.drop(convolve(x)))
+
+    def _scan(self, x: Tensor) -> Tensor:
+        v_MHN, log_z_HN = self.kernel.modes()
+        y = diagonal_scan(x, v_MHN[0], log_z_HN, self.D[0])
+        if self.bidirectional:
+            y = y + diagonal_scan(F.pad(x[..., 1:], (0, 1)), v_MHN[1], log_z_HN, reverse=True)
+        return y
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        # A kernel that ends forgets, which the recurrence cannot.
+        k_MHL = self.kernel(self.l_max)
         y = long_conv(x, k_MHL[0]) + x * self.D.T
         if self.bidirectional:
             y = y + long_conv(F.pad(x[..., 1:], (0, 1)), k_MHL[1], reverse=True)
-        return self.activation(self.drop(y))
+        return y
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Maps one position, x_t [B, H], state [B, H, N] -> y_t, the next state."""
@@ -226,7 +242,7 @@ class S4Block(nn.Module):
         Raises:
             ShapeError: when x has another number of channels or axes.
 
-        Cost: O(B H L log L).
+        Cost: O(B H L (N + H)), or O(B H L (log L + H)) where the compiled kernels do not serve.
         """
         if x.dim() != 3 or x.shape[1 if self.transposed else 2] != self.d_model:
             raise self._misfit(x, "[B, H, L]" if self.transposed else "[B, L, H]")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, ShapeError
+from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_zoh
 from madzoo.ops.long_conv import long_conv
 from madzoo.ops.onnx_export import is_onnx_export
@@ -70,6 +71,28 @@ class S4DKernel(nn.Module):
             return oscillator_kernel(-torch.exp(log_A_real), A_imag, C, torch.exp(log_dt).unsqueeze(-1), length)
         A_DN, B_bar_DN, C_DN, dt_D1 = self._system()
         return vandermonde(C_DN * B_bar_DN, A_DN * dt_D1, length)
+
+    def convolve(self, u: Tensor, D: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+        """Convolves with the impulse response and adds ``D u``, without making the response where a scan is quicker.
+
+        Args:
+            u: the sequences.
+            D: skip weights.
+            reverse: from the future.
+
+        Shapes:
+            u [..., D, L], D [D] -> [..., D, L].
+
+        Raises:
+            ShapeError: when u has other channels.
+
+        Cost: see :func:`madzoo.ops.diagonal_scan`.
+        """
+        if is_onnx_export():
+            y = long_conv(u, self(u.shape[-1]), reverse=reverse)
+            return y if D is None else y + D.unsqueeze(-1) * u
+        A_DN, B_bar_DN, C_DN, dt_D1 = self._system()
+        return diagonal_scan(u, C_DN * B_bar_DN, A_DN * dt_D1, D, reverse=reverse)
 
     def recurrence(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns ``(A_bar, B_bar, C)``, complex [D, N]: ``x_t = A_bar x_{t-1} + B_bar u_t``, ``y_t = 2 Re(C x_t)``."""
@@ -148,13 +171,12 @@ class S4D(nn.Module):
         Raises:
             ShapeError: when x has another number of channels or axes.
 
-        Cost: O(B D L log L).
+        Cost: O(B D L (N + D)), or O(B D L (log L + D)) where the compiled kernels do not serve.
         """
         if x.dim() != 3 or x.shape[1 if self.transposed else 2] != self.d_model:
             raise self._misfit(x, "[B, D, L]" if self.transposed else "[B, L, D]")
         x_BDL = x if self.transposed else x.transpose(1, 2)
-        y_BDL = long_conv(x_BDL, self.kernel(x_BDL.shape[-1])) + x_BDL * self.D.unsqueeze(-1)
-        y_BDL = self._mix_channels(y_BDL)
+        y_BDL = self._mix_channels(self.kernel.convolve(x_BDL, self.D))
         return y_BDL if self.transposed else y_BDL.transpose(1, 2)
 
     def init_state(self, batch_size: int) -> Tensor:

@@ -21,7 +21,6 @@ from madzoo.layers.forecaster import Forecaster
 from madzoo.layers.quantile_head import QuantileHead
 from madzoo.layers.s4d import S4DKernel
 from madzoo.layers.series_scaler import SeriesScaler
-from madzoo.ops.long_conv import long_conv
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_alias, register_model
 
 __all__ = ["PatchS4D", "PatchS4DBlock", "PatchS4DConfig"]
@@ -225,10 +224,9 @@ class PatchS4DBlock(nn.Module):
         return x_BTD + self.dropout(self.feed_forward(self.norm2(x_BTD)))
 
     def _convolve(self, u_BDT: Tensor) -> Tensor:
-        length = u_BDT.shape[-1]
-        y_BDT = long_conv(u_BDT, self.kernel_forward(length)) + self.D.unsqueeze(-1) * u_BDT
+        y_BDT = self.kernel_forward.convolve(u_BDT, self.D)
         if self.kernel_backward is not None:
-            y_BDT = y_BDT + long_conv(u_BDT, self.kernel_backward(length), reverse=True)
+            y_BDT = y_BDT + self.kernel_backward.convolve(u_BDT, reverse=True)
         return y_BDT
 
 

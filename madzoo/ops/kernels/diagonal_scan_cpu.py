@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from madzoo.ops.diagonal_scan_torch import diagonal_scan_by_convolution
 from madzoo.ops.kernels.c_abi import Sequence, kernels_are_here, pointer, run, same_layout, sequence
 
-__all__ = ["cpu_diagonal_scan", "why_not_cpu"]
+__all__ = ["TILE", "cpu_diagonal_scan", "why_not_cpu"]
 
 CHUNK = 32  # csrc/madzoo_kernels.h: positions between two kept states
 TILE = 16  # csrc/madzoo_kernels.h: channels that lie side by side in its matrices
