@@ -1,4 +1,4 @@
-/* A short causal convolution per channel with bias and SiLU, forward and backward. Included after selective_scan_tile.h.
+/* A short causal convolution per channel with bias and SiLU, forward and backward. Included after scan_chunk.h.
  *
  * A unit of work is a panel: MADZOO_PANEL positions of one batch element, all channels. It is cut into blocks of LANES
  * channels by MADZOO_CHUNK positions, taken in the order in which memory lies. The backward goes from the last position

@@ -1,5 +1,5 @@
 /* The diagonal scan with constant coefficients, h_t = a h_{t-1} + u_t, y_t = Re(sum_n c_n h_{n,t}) + D u_t, of one tile:
- * LANES channels of one sequence after the other. Included after selective_scan_tile.h.
+ * LANES channels of one sequence after the other. Included after scan_chunk.h.
  *
  * Time goes by in chunks of MADZOO_LONG_CHUNK positions. The states pass NB at a time, each held in registers through the
  * chunk. The gradient of u is the same scan of grad_out against time, q_t = a q_{t+1} + grad_out_t; with it

@@ -3,7 +3,9 @@
 #define REAL_IS_DOUBLE 0
 #include "vec.h"
 #include "block.h"
-#include "selective_scan_tile.h"
+#include "scan_chunk.h"
+#include "scan_forward.h"
+#include "scan_backward.h"
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
 #include "limit.h"
@@ -12,7 +14,9 @@
 #define REAL_IS_DOUBLE 1
 #include "vec.h"
 #include "block.h"
-#include "selective_scan_tile.h"
+#include "scan_chunk.h"
+#include "scan_forward.h"
+#include "scan_backward.h"
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
 #include "limit.h"
