@@ -10,6 +10,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import bench_limits
+import bench_ops
 from bench_models import draw, forecasting, inference, table, timed
 from bench_peers import MEMORY, Variant, make_inputs, our_variants, peer_variants
 from bench_report import Report, describe_machine, dot_plot
@@ -122,6 +123,15 @@ def test_table_of_models(tmp_path, args):
     assert (tmp_path / "models.png").stat().st_size < 200_000
 
 
+@pytest.mark.parametrize("key", bench_ops.OPERATORS)
+def test_paths_of_an_operator_compute_the_same(key):
+    make, (size,) = bench_ops.OPERATORS[key][-1], bench_ops.QUICK[key]
+    torch.manual_seed(0)
+    first, *others = (call() for call in make(*size).values())
+    assert others or key in ("diagonal", "short")
+    assert all(torch.allclose(first, other, atol=1e-4) for other in others)
+
+
 def test_the_plot_is_small(tmp_path):
     cases = {f"forward\n{i}": {f"path {j}": 10.0**j for j in range(9)} for i in range(6)}
     dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", filled={"path 0"})
@@ -150,5 +160,5 @@ def test_a_step_costs_the_same_whenever_it_comes():
 
 def test_the_page_has_the_markers():
     page = (Path(__file__).parents[1] / "docs" / "performance.md").read_text()
-    for name in ("bench_scan", "bench_models"):
+    for name in ("bench_scan", "bench_models", "bench_ops"):
         assert page.index(f"<!-- {name}:begin -->") < page.index(f"<!-- {name}:end -->")
