@@ -266,8 +266,8 @@ def _differentiable_backward(
     tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    wide = [None if x is None else x.to(dtype) for x in tensors]
-    y, last_state = selective_scan_by_reference(*wide, delta_softplus, reverse)
+    wide: list[Any] = [None if x is None else x.to(dtype) for x in tensors]
+    y, last_state = selective_scan_by_reference(*wide, delta_softplus=delta_softplus, reverse=reverse)
     outputs, grads = (y.to(tensors[0].dtype),), (grad_y,)
     if grad_last is not None:
         outputs, grads = (*outputs, last_state), (*grads, grad_last)
