@@ -3,6 +3,7 @@
 B batch, H channels, L length, N conjugate pairs, ``...`` any batch axes.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -61,9 +62,10 @@ def diagonal_scan(
     """
     _check(u, v, log_z, D)
     real = torch.float64 if torch.float64 in (u.dtype, v.real.dtype, log_z.real.dtype) else torch.float32
-    v, log_z, D = (None if x is None else x.to(real.to_complex() if x.is_complex() else real) for x in (v, log_z, D))
+    v, log_z = v.to(real.to_complex()), log_z.to(real.to_complex())
+    D = None if D is None else D.to(real)
     serve = SERVE[_choose(backend, u, v, log_z, D)]
-    y_BHL = serve(u.reshape(-1, *u.shape[-2:]).to(real), v, log_z, D, reverse)
+    y_BHL = serve(u.reshape(math.prod(u.shape[:-2]), *u.shape[-2:]).to(real), v, log_z, D, reverse)
     return y_BHL.reshape(u.shape).to(u.dtype)
 
 

@@ -121,15 +121,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _differentiate(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, checkpoints = ctx.saved_tensors
+    u, v, log_z, D, checkpoints = ctx.saved_tensors
+    tensors = u, v, log_z, D
     if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-        y = diagonal_scan_by_convolution(*tensors, ctx.reverse)
+        y = diagonal_scan_by_convolution(u, v, log_z, D, ctx.reverse)
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
         grads = [next(found) if x is not None and x.requires_grad else None for x in tensors]
     else:
         grads = torch.ops.madzoo.diagonal_scan_backward(grad_y, *tensors, checkpoints, ctx.reverse)
-    return *grads[:3], None if tensors[3] is None else grads[3], None, None
+    return *grads[:3], None if D is None else grads[3], None, None
 
 
 _library.impl("diagonal_scan", _forward, "CPU")
@@ -162,7 +163,7 @@ def _side_by_side(x: Tensor) -> Tensor:
 
 def _to_complex(rows: Tensor) -> Tensor:
     """Reads rows [2 N, H] as a complex matrix [H, N]."""
-    return torch.view_as_complex(rows.unflatten(0, (-1, 2)).permute(2, 0, 1).contiguous())
+    return torch.complex(rows[0::2], rows[1::2]).t().contiguous()
 
 
 def _slices(batch: int, channels: int) -> int:
