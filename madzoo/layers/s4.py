@@ -140,24 +140,17 @@ class S4Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps a sequence, [B, H, L] -> [B, H, L]."""
-        length = x.shape[-1]
-        convolve = self._scan if self.l_max is None or length <= self.l_max else self._convolve
-        return self.activation(self.drop(convolve(x)))
-
-    def _scan(self, x: Tensor) -> Tensor:
         v_MHN, log_z_HN = self.kernel.modes()
-        y = diagonal_scan(x, v_MHN[0], log_z_HN, self.D[0])
+        y = self._respond(x, v_MHN[0], log_z_HN) + x * self.D.T
         if self.bidirectional:
-            y = y + diagonal_scan(F.pad(x[..., 1:], (0, 1)), v_MHN[1], log_z_HN, reverse=True)
-        return y
+            y = y + self._respond(F.pad(x[..., 1:], (0, 1)), v_MHN[1], log_z_HN, reverse=True)
+        return self.activation(self.drop(y))
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _respond(self, x: Tensor, v: Tensor, log_z: Tensor, *, reverse: bool = False) -> Tensor:
+        if self.l_max is None or x.shape[-1] <= self.l_max:
+            return diagonal_scan(x, v, log_z, reverse=reverse)
         # A kernel that ends forgets, which the recurrence cannot.
-        k_MHL = self.kernel(self.l_max)
-        y = long_conv(x, k_MHL[0]) + x * self.D.T
-        if self.bidirectional:
-            y = y + long_conv(F.pad(x[..., 1:], (0, 1)), k_MHL[1], reverse=True)
-        return y
+        return long_conv(x, vandermonde(v, log_z, self.l_max), reverse=reverse)
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Maps one position, x_t [B, H], state [B, H, N] -> y_t, the next state."""
