@@ -21,7 +21,8 @@ from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["BACKENDS", "selective_scan", "use_backend"]
 
-BACKENDS = ("auto", "reference", "torch", "cpu")
+BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "mamba_ssm")
+READ_HALVES = ("triton", "mamba_ssm")  # they compute in float32 all the same
 Scan = Callable[..., tuple[Tensor, Tensor]]
 _log = logging.getLogger(__name__)
 _told: set[str] = set()
@@ -91,8 +92,8 @@ def selective_scan(
         return_last_state: also returns the state after the last step.
         reverse: scans from the last position to the first.
         backend: ``"reference"`` (plain loop, differentiable to any order, any ``A``), ``"torch"`` (lean loop, real
-            ``A`` and per-position B and C), ``"cpu"`` (the compiled kernel, likewise), ``"auto"`` (the quickest that
-            serves; :func:`use_backend` gives it another meaning).
+            ``A`` and per-position B and C), ``"cpu"`` (the compiled kernel, likewise), ``"triton"`` and ``"mamba_ssm"``
+            (on a GPU, likewise), ``"auto"`` (the quickest that serves; :func:`use_backend` gives it another meaning).
 
     Shapes:
         u, delta, z: [B, D, L]. A: [D, N]. D, delta_bias: [D].
@@ -117,13 +118,17 @@ def selective_scan(
         torch.Size([1, 2, 3])
     """
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    chosen = _choose(_default if backend == "auto" else backend, u, delta, A, B, C, return_last_state)
+    scan, _ = _backend(chosen)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
-    scan = _choose(_default if backend == "auto" else backend, u, A, B, C)
+    as_read = u.dtype if chosen in READ_HALVES else dtype
     with _without_autocast(u.device.type):
-        B, C = _grouped(*(_promote(x, dtype, A.is_complex()) for x in (B, C)))
-        rest = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
+        B, C = _grouped(*(_promote(x, as_read, A.is_complex()) for x in (B, C)))
         A = _promote(A, dtype, A.is_complex())
-        y, state = scan(u.to(dtype), delta.to(dtype), A, B, C, *rest, delta_softplus, reverse)
+        sequences = (x.to(as_read) for x in (u, delta))
+        gate = None if z is None else z.to(as_read)
+        skip, bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
+        y, state = scan(*sequences, A, B, C, skip, gate, bias, delta_softplus, reverse)
     y = y.to(u.dtype)
     return (y, state) if return_last_state else y
 
@@ -153,32 +158,62 @@ def use_backend(name: str) -> Iterator[None]:
 _default = "auto"
 
 
-def _choose(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Scan:
+def _choose(backend: str, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, return_last_state: bool) -> str:
+    """Returns the name of the backend that serves; ``"onnx"`` is one that nobody can ask for."""
     _check_name(backend)
     if backend != "auto":
-        scan, lacking = _offer(backend, u, A, B, C)
+        lacking = _lacking(backend, u, A, B, C)
         if lacking:
             raise BackendError(f"backend {backend!r} does not serve {lacking}.", asked=backend, todo="backend='auto'")
-        return scan
+        return backend
     if is_onnx_export() and not why_not_onnx(A, B, C):
-        return selective_scan_for_onnx
+        return "onnx"
+    if u.is_cuda and (kernel := _gpu_kernel(u, delta, A, B, C, return_last_state)):
+        return kernel
     for name in ("cpu", "torch"):
-        scan, lacking = _offer(name, u, A, B, C)
+        lacking = _lacking(name, u, A, B, C)
         if not lacking:
-            return scan
+            return name
     if lacking not in _told:
         _told.add(lacking)
         _log.info("selective_scan: %s is served by the reference loop", lacking)
-    return selective_scan_by_reference
+    return "reference"
 
 
-def _offer(backend: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Scan, str | None]:
-    """Returns a backend and what keeps it from serving these inputs."""
-    if backend == "reference":
-        return selective_scan_by_reference, None
-    scan, why_not = {"cpu": (cpu_selective_scan, why_not_cpu), "torch": (lean_selective_scan, why_not_lean)}[backend]
+def _lacking(name: str, u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
+    """Returns what keeps a backend from serving these inputs."""
+    _, why_not = _backend(name)
     # Fast paths write in place or know no derivative but the first: function transforms (vmap, jvp, jacrev) need more.
-    return scan, "torch.func transforms" if torch._C._are_functorch_transforms_active() else why_not(u, A, B, C)
+    if name != "reference" and torch._C._are_functorch_transforms_active():
+        return "torch.func transforms"
+    return why_not(u, A, B, C)
+
+
+def _backend(name: str) -> tuple[Scan, Callable[..., str | None]]:
+    """Returns the function of a backend, and the one that says why it does not serve."""
+    if name == "triton":
+        from madzoo.ops.kernels.selective_scan_triton import triton_selective_scan, why_not_triton
+
+        return triton_selective_scan, why_not_triton
+    if name == "mamba_ssm":
+        from madzoo.ops.kernels.selective_scan_cuda import cuda_selective_scan, why_not_cuda
+
+        return cuda_selective_scan, why_not_cuda
+    return {
+        "cpu": (cpu_selective_scan, why_not_cpu),
+        "torch": (lean_selective_scan, why_not_lean),
+        "onnx": (selective_scan_for_onnx, lambda u, A, B, C: why_not_onnx(A, B, C)),
+        "reference": (selective_scan_by_reference, lambda u, A, B, C: None),
+    }[name]
+
+
+def _gpu_kernel(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, return_last_state: bool) -> str | None:
+    if torch._C._are_functorch_transforms_active():
+        return None
+    from madzoo.ops.kernels.selective_scan_gpu import choose_gpu_backend
+
+    last_state_needs_grad = return_last_state and torch.is_grad_enabled()
+    return choose_gpu_backend(u, delta, A, B, C, last_state_needs_grad=last_state_needs_grad)
 
 
 def _check_name(backend: str) -> None:

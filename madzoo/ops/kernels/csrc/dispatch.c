@@ -113,3 +113,5 @@ int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args) {
 double madzoo_limit_state_update(int64_t updates, int is_double) {
     return madzoo_tables()->limit[!!is_double](updates);
 }
+
+double madzoo_limit_exp(int64_t count, int is_double) { return madzoo_tables()->limit_exp[!!is_double](count); }

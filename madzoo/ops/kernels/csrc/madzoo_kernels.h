@@ -91,4 +91,7 @@ MADZOO_EXPORT int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args 
  * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */
 MADZOO_EXPORT double madzoo_limit_state_update(int64_t updates, int is_double);
 
+/* The same of `count` exponentials alone. */
+MADZOO_EXPORT double madzoo_limit_exp(int64_t count, int is_double);
+
 #endif

@@ -16,6 +16,7 @@ typedef struct {
     void (*diagonal[2])(void *job);
     void (*undiagonal[2])(void *job);
     double (*limit[2])(int64_t updates);
+    double (*limit_exp[2])(int64_t count);
 } madzoo_table;
 
 extern const madzoo_table madzoo_table_baseline, madzoo_table_avx2, madzoo_table_avx512;

@@ -5,6 +5,13 @@
  * macros REAL_IS_DOUBLE (0 or 1), VECTOR_BYTES (64, 32, 16) and ISA (a suffix).
  */
 
+#undef SHUFFLE
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* GCC knows the other word from version 12 on only */
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(bits)){__VA_ARGS__})
+#endif
+
 #undef REAL
 #undef INTEGER
 #undef LANES
@@ -151,8 +158,8 @@ static inline VEC NAME(sigmoid)(VEC x) { return SET(1) / (NAME(exp)(-x) + SET(1)
 #define ORDER_HIGH 1, 3
 #endif
 
-static inline VEC NAME(weave_low)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ORDER_LOW); }
-static inline VEC NAME(weave_high)(VEC a, VEC b) { return __builtin_shufflevector(a, b, ORDER_HIGH); }
+static inline VEC NAME(weave_low)(VEC a, VEC b) { return SHUFFLE(a, b, ORDER_LOW); }
+static inline VEC NAME(weave_high)(VEC a, VEC b) { return SHUFFLE(a, b, ORDER_HIGH); }
 
 #undef ORDER_LOW
 #undef ORDER_HIGH
