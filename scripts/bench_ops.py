@@ -17,12 +17,13 @@ from torch import Tensor
 
 from madzoo.errors import BackendError
 from madzoo.ops import causal_conv1d, long_conv, ssd
-from madzoo.ops.diagonal_scan import diagonal_scan
+from madzoo.ops.diagonal_scan import diagonal_scan, quickest
 from madzoo.workflows.timing import medians, rounds_for, time_in_turns
 
 CONVOLUTIONS = tuple((28, 16, length) for length in (32, 64, 128, 192, 256, 512))  # B, H, L
 DIAGONALS = (  # B, H, L, N
-    (28, 16, 64, 8), (28, 16, 512, 8), (8, 128, 64, 32), (8, 128, 512, 32),
+    (448, 16, 27, 16), (28, 16, 512, 8), (8, 128, 64, 32), (8, 128, 512, 32),
+    (64, 4, 64, 32), (64, 8, 64, 32), (64, 12, 64, 32), (64, 16, 32, 64),
     (4, 128, 2048, 16), (4, 128, 8192, 16), (1, 128, 16384, 32),
 )  # fmt: skip
 DUALITIES = ((8, 256, 6, 64, 64), (4, 2048, 4, 64, 64))  # B, L, H, P, N
@@ -90,11 +91,12 @@ def convolutions(batch: int, channels: int, length: int) -> dict[str, Call]:
 
 
 def diagonals(batch: int, channels: int, length: int, pairs: int) -> dict[str, Call]:
-    """Returns the ways of a constant diagonal system; the convolutions make their kernel each time, as layers do."""
+    """Returns the recurrence and the convolution, which makes its kernel each time, as layers do."""
     u, v = leaf(batch, channels, length), torch.randn(channels, pairs, dtype=torch.complex64, requires_grad=True)
     decay, turn = -0.01 - torch.rand(channels, pairs), torch.rand(channels, pairs)
     log_z = torch.complex(decay, turn).requires_grad_()
-    return served({b: lambda b=b: diagonal_scan(u, v, log_z, backend=b) for b in ("cpu", "toeplitz", "fft")})
+    paths = {"cpu": "cpu", "convolution": quickest(channels, length, gradients=True, kernels=False)}
+    return served({name: lambda b=b: diagonal_scan(u, v, log_z, backend=b) for name, b in paths.items()})
 
 
 def dualities(batch: int, length: int, heads: int, headdim: int, states: int) -> dict[str, Call]:
