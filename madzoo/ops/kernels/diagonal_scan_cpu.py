@@ -12,13 +12,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from madzoo.ops.diagonal_scan_torch import diagonal_scan_by_convolution
-from madzoo.ops.kernels.c_abi import Sequence, kernels_are_here, pointer, run, same_layout, sequence
+from madzoo.ops.kernels.c_abi import (
+    Sequence,
+    kernels_are_here,
+    pointer,
+    run,
+    same_layout,
+    sequence,
+)
 
 __all__ = ["TILE", "cpu_diagonal_scan", "why_not_cpu"]
 
 CHUNK = 32  # csrc/madzoo_kernels.h: positions between two kept states
 TILE = 16  # csrc/madzoo_kernels.h: channels that lie side by side in its matrices
-SLICED_UNITS = 32  # the batch is split until there are so many units of work
+SLICED_UNITS = 16  # the batch is split until there are so many units of work
 SMALL = 1 << 17  # state updates below which a second thread costs more than it brings
 
 
@@ -26,12 +33,18 @@ class _Arguments(ctypes.Structure):
     """Mirrors ``madzoo_diagonal_scan_args``, field by field."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batches", "channels", "length", "states", "slices")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("batches", "channels", "length", "states", "slices")
+        ),
         *((name, ctypes.c_int32) for name in ("is_double", "reverse", "threads")),
         *((name, Sequence) for name in ("u", "out")),
-        *((name, ctypes.c_void_p) for name in ("poles", "residues", "D", "checkpoints")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("poles", "residues", "D", "checkpoints")
+        ),
         *((name, Sequence) for name in ("grad_out", "grad_u")),
-        *((name, ctypes.c_void_p) for name in ("grad_poles", "grad_residues", "grad_D")),
+        ("sums", ctypes.c_void_p),
     ]
 
 
@@ -43,7 +56,9 @@ def why_not_cpu(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None) -> str | 
     return None if kernels_are_here() else "a machine without the compiled kernels"
 
 
-def cpu_diagonal_scan(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool) -> Tensor:
+def cpu_diagonal_scan(
+    u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool
+) -> Tensor:
     """Scans with the states in registers and the skip added: one pass over memory.
 
     Shapes:
@@ -52,99 +67,157 @@ def cpu_diagonal_scan(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, rev
     Cost: 6 B H L N multiply-adds. Memory beyond the result: B H L N / 16 for a backward, which recomputes the states
     between; nothing otherwise.
     """
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, v, log_z, D))
+    keep = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (u, v, log_z, D)
+    )
     return torch.ops.madzoo.diagonal_scan(u, v, log_z, D, reverse, keep)[0]
 
 
 _library = torch.library.Library("madzoo", "FRAGMENT")
 _library.define(
-    "diagonal_scan(Tensor u, Tensor v, Tensor log_z, Tensor? D, bool reverse, bool keep) -> (Tensor, Tensor)"
+    "diagonal_scan(Tensor u, Tensor v, Tensor log_z, Tensor? D, bool reverse, bool keep)"
+    " -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
-    "diagonal_scan_backward(Tensor grad_y, Tensor u, Tensor v, Tensor log_z, Tensor? D, Tensor checkpoints,"
-    " bool reverse) -> (Tensor, Tensor, Tensor, Tensor)"
+    "diagonal_scan_backward(Tensor grad_y, Tensor u, Tensor v, Tensor z, Tensor? D, Tensor checkpoints, bool reverse)"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 def _outputs(u: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     batch, channels, length = u.shape
-    kept = (batch, _blocks(channels, TILE), _blocks(length, CHUNK), v.shape[1], 2, TILE) if keep else (0,)
+    kept = (
+        (batch, _blocks(channels, TILE), _blocks(length, CHUNK), v.shape[1], 2, TILE)
+        if keep
+        else (0,)
+    )
     return same_layout(u), u.new_empty(kept)
 
 
-def _forward(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool, keep: bool) -> tuple[Tensor, Tensor]:
-    y, checkpoints = _outputs(u, v, keep)
+def _forward(
+    u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    (y, checkpoints), z = _outputs(u, v, keep), torch.exp(log_z)
     if u.numel():
-        inputs = _Inputs(u, v, log_z, D, reverse)
+        inputs = _Inputs(u, v, z, D, reverse)
         call = inputs.call
-        call.out, call.checkpoints = sequence(y), checkpoints.data_ptr() if keep else None
+        call.out, call.checkpoints = (
+            sequence(y),
+            checkpoints.data_ptr() if keep else None,
+        )
         run("madzoo_diagonal_scan_forward", call)
-    return y, checkpoints
+    return y, checkpoints, z
 
 
 def _backward(
-    grad_y: Tensor, u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, checkpoints: Tensor, reverse: bool
+    grad_y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    z: Tensor,
+    D: Tensor | None,
+    checkpoints: Tensor,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs, grad_u, (channels, states) = _Inputs(u, v, log_z, D, reverse), same_layout(u), v.shape
+    inputs, grad_u, (channels, states) = (
+        _Inputs(u, v, z, D, reverse),
+        same_layout(u),
+        v.shape,
+    )
     call, width = inputs.call, _blocks(channels, TILE) * TILE
-    sums = u.new_zeros(call.slices, 4 * states + 1, width)
     if u.numel():
         if 1 not in grad_y.stride()[1:]:  # a broadcast gradient, as that of a sum
             grad_y = same_layout(u).copy_(grad_y)
-        poles, residues, skip = (sums.new_empty(call.slices, rows, width) for rows in (2 * states, 2 * states, 1))
-        call.grad_out, call.grad_u, call.checkpoints = sequence(grad_y), sequence(grad_u), checkpoints.data_ptr()
-        call.grad_poles, call.grad_residues, call.grad_D = (x.data_ptr() for x in (poles, residues, skip))
+        sums = u.new_empty(call.slices, 4 * states + 1, width)
+        call.grad_out, call.grad_u = sequence(grad_y), sequence(grad_u)
+        call.checkpoints, call.sums = checkpoints.data_ptr(), sums.data_ptr()
         run("madzoo_diagonal_scan_backward", call)
-        sums = torch.cat([poles, residues, skip], dim=1)
+    else:
+        sums = u.new_zeros(1, 4 * states + 1, width)
     # sum_t q_t h_{t-1} and sum_t grad_y_t h_t; the slices are a function of the shapes alone.
-    by_poles, by_residues, by_skip = sums.sum(0)[:, :channels].split([2 * states, 2 * states, 1])
-    grad_v = 2 * _to_complex(by_residues).conj().resolve_conj()
-    grad_log_z = (2 * v * torch.exp(log_z) * _to_complex(by_poles)).conj().resolve_conj()
-    return grad_u, grad_v, grad_log_z, by_skip[0].clone() if D is not None else u.new_empty(0)
+    by_z, by_v, by_D = sums.sum(0)[:, :channels].split([2 * states, 2 * states, 1])
+    grad_log_z = (2 * v * z * _to_complex(by_z)).conj_physical()
+    grad_v = 2 * _to_complex(by_v).conj_physical()
+    return grad_u, grad_v, grad_log_z, u.new_empty(0) if D is None else by_D[0].clone()
 
 
 def _forward_shapes(
     u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
-    return _outputs(u, v, keep)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return *_outputs(u, v, keep), torch.empty_like(log_z)
 
 
 def _backward_shapes(
-    grad_y: Tensor, u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, checkpoints: Tensor, reverse: bool
+    grad_y: Tensor,
+    u: Tensor,
+    v: Tensor,
+    z: Tensor,
+    D: Tensor | None,
+    checkpoints: Tensor,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return same_layout(u), v.new_empty(v.shape), v.new_empty(v.shape), u.new_empty(0 if D is None else D.shape)
+    return (
+        same_layout(u),
+        v.new_empty(v.shape),
+        v.new_empty(v.shape),
+        u.new_empty(0 if D is None else D.shape),
+    )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
     *tensors, ctx.reverse, _ = inputs
-    ctx.save_for_backward(*tensors, output[1])
+    _, checkpoints, z = output
+    ctx.mark_non_differentiable(checkpoints, z)
+    ctx.set_materialize_grads(
+        False
+    )  # zeros as large as the checkpoints would be written for nobody
+    ctx.save_for_backward(*tensors, checkpoints, z)
 
 
-def _differentiate(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    u, v, log_z, D, checkpoints = ctx.saved_tensors
-    tensors = u, v, log_z, D
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, *_: None
+) -> tuple[Tensor | None, ...]:
+    u, v, log_z, D, checkpoints, z = ctx.saved_tensors
+    if grad_y is None:
+        return (None,) * 6
     if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        tensors = u, v, log_z, D
         y = diagonal_scan_by_convolution(u, v, log_z, D, ctx.reverse)
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
-        grads = [next(found) if x is not None and x.requires_grad else None for x in tensors]
+        grads = [
+            next(found) if x is not None and x.requires_grad else None for x in tensors
+        ]
     else:
-        grads = torch.ops.madzoo.diagonal_scan_backward(grad_y, *tensors, checkpoints, ctx.reverse)
+        grads = torch.ops.madzoo.diagonal_scan_backward(
+            grad_y, u, v, z, D, checkpoints, ctx.reverse
+        )
     return *grads[:3], None if D is None else grads[3], None, None
 
 
 _library.impl("diagonal_scan", _forward, "CPU")
 _library.impl("diagonal_scan_backward", _backward, "CPU")
 torch.library.register_fake("madzoo::diagonal_scan", _forward_shapes, lib=_library)
-torch.library.register_fake("madzoo::diagonal_scan_backward", _backward_shapes, lib=_library)
-torch.library.register_autograd("madzoo::diagonal_scan", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_fake(
+    "madzoo::diagonal_scan_backward", _backward_shapes, lib=_library
+)
+torch.library.register_autograd(
+    "madzoo::diagonal_scan", _differentiate, setup_context=_save, lib=_library
+)
 
 
 class _Inputs:
     """Fills the fields that both directions share, and keeps alive what they point to."""
 
-    def __init__(self, u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool) -> None:
-        self.rows = _side_by_side(torch.exp(log_z)), _side_by_side(2 * v), None if D is None else D.contiguous()
+    def __init__(
+        self, u: Tensor, v: Tensor, z: Tensor, D: Tensor | None, reverse: bool
+    ) -> None:
+        self.rows = (
+            _side_by_side(z),
+            _side_by_side(2 * v),
+            None if D is None else D.contiguous(),
+        )
         self.call = call = _Arguments()
         call.batches, call.channels, call.length = u.shape
         call.states, call.slices = v.shape[1], _slices(u.shape[0], u.shape[1])

@@ -155,7 +155,7 @@ def test_opcheck(layout):
     torch.library.opcheck(torch.ops.madzoo.diagonal_scan, (*tensors, False, True))
     plain = [x.detach() for x in tensors]
     checkpoints = torch.ops.madzoo.diagonal_scan(*plain, False, True)[1]
-    torch.library.opcheck(torch.ops.madzoo.diagonal_scan_backward, (plain[0], *plain, checkpoints, False))
+    torch.library.opcheck(torch.ops.madzoo.diagonal_scan_backward, (plain[0], *plain[:2], plain[2].exp(), plain[3], checkpoints, False))
 
 
 def test_what_it_does_not_serve_is_told():

@@ -216,12 +216,13 @@ static void NAME(share_slices)(madzoo_job *job, int backward) {
             else
                 NAME(pass_tile)(a, &p, s, states);
         for (int64_t n = 0; backward && n < N; n++) {
-            STORE(NAME(row)(a, a->grad_poles, channel, (slice * N + n) * 2), sums[n].grad_a.re);
-            STORE(NAME(row)(a, a->grad_poles, channel, (slice * N + n) * 2 + 1), sums[n].grad_a.im);
-            STORE(NAME(row)(a, a->grad_residues, channel, (slice * N + n) * 2), sums[n].grad_c.re);
-            STORE(NAME(row)(a, a->grad_residues, channel, (slice * N + n) * 2 + 1), sums[n].grad_c.im);
+            int64_t first = slice * (4 * N + 1) + 2 * n;
+            STORE(NAME(row)(a, a->sums, channel, first), sums[n].grad_a.re);
+            STORE(NAME(row)(a, a->sums, channel, first + 1), sums[n].grad_a.im);
+            STORE(NAME(row)(a, a->sums, channel, first + 2 * N), sums[n].grad_c.re);
+            STORE(NAME(row)(a, a->sums, channel, first + 2 * N + 1), sums[n].grad_c.im);
         }
-        if (backward) STORE(NAME(row)(a, a->grad_D, channel, slice), grad_skip);
+        if (backward) STORE(NAME(row)(a, a->sums, channel, slice * (4 * N + 1) + 4 * N), grad_skip);
     }
     madzoo_restore_denormals(mode);
     free(s);

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define MADZOO_ABI_VERSION 3
+#define MADZOO_ABI_VERSION 4
 #define MADZOO_EXPORT __attribute__((visibility("default")))
 
 /* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
@@ -60,15 +60,14 @@ typedef struct {
 
 typedef struct {
     int64_t batch, channels, length, states; /* states: conjugate pairs, one of each stored */
-    int64_t slices;                          /* parts of the batch that are summed apart in the last three fields */
+    int64_t slices;                          /* parts of the batch that are summed apart */
     int32_t is_double, reverse, threads;
     madzoo_sequence u, out;
     const void *poles, *residues;     /* [N, 2, W], W = D rounded up to MADZOO_KEPT_LANES; residues twice c */
     const void *D;                    /* [D], or NULL */
     void *checkpoints;                /* [B, W / 16, ceil(L / MADZOO_LONG_CHUNK), N, 2, 16], or NULL */
     madzoo_sequence grad_out, grad_u;
-    void *grad_poles, *grad_residues; /* [slices, N, 2, W]: sum of q h, and of grad_out h */
-    void *grad_D;                     /* [slices, W] */
+    void *sums; /* [slices, 4 N + 1, W]: rows [N, 2] of q h, [N, 2] of grad_out h, and grad_out u, over time and slice */
 } madzoo_diagonal_scan_args;
 
 typedef enum { MADZOO_BASELINE = 0, MADZOO_AVX2 = 1, MADZOO_AVX512 = 2 } madzoo_isa;
