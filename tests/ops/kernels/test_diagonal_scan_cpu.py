@@ -154,8 +154,9 @@ def test_opcheck(layout):
     tensors = [x.requires_grad_() for x in (layout(u).detach(), *system)]
     torch.library.opcheck(torch.ops.madzoo.diagonal_scan, (*tensors, False, True))
     plain = [x.detach() for x in tensors]
-    checkpoints = torch.ops.madzoo.diagonal_scan(*plain, False, True)[1]
-    torch.library.opcheck(torch.ops.madzoo.diagonal_scan_backward, (plain[0], *plain[:2], plain[2].exp(), plain[3], checkpoints, False))
+    checkpoints, z = torch.ops.madzoo.diagonal_scan(*plain, False, True)[1:]
+    u, v, _, D = plain
+    torch.library.opcheck(torch.ops.madzoo.diagonal_scan_backward, (u, u, v, z, D, checkpoints, False))
 
 
 def test_what_it_does_not_serve_is_told():
