@@ -37,22 +37,21 @@ def selective_scan_for_onnx(
 
 
 def _scan_node(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+    # No program for ONNX is differentiated; the node could not be, where the batch has no fixed size.
+    u, dt, A, B, C = (x.detach() for x in (u, dt, A, B, C))
     A_GRN = A.unflatten(0, (B.shape[1], -1))
     u_LBGR, dt_LBGR = (x.unflatten(1, A_GRN.shape[:2]).permute(3, 0, 1, 2) for x in (u, dt))
-    inputs = (u_LBGR, dt_LBGR, B.permute(3, 0, 1, 2), C.permute(3, 0, 1, 2))
+    inputs = [u_LBGR, dt_LBGR, B.permute(3, 0, 1, 2), C.permute(3, 0, 1, 2)]
     if reverse:
-        inputs = tuple(x.flip(0) for x in inputs)
+        inputs = [x.flip(0) for x in inputs]
 
-    def step(state_BGRN: Tensor, position: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        u_BGR, dt_BGR, B_BGN, C_BGN = position
+    def step(state_BGRN: Tensor, *inputs: Tensor) -> list[Tensor]:
+        u_BGR, dt_BGR, B_BGN, C_BGN, A_GRN = inputs
         dt_BGR1 = dt_BGR.unsqueeze(-1)
         state_BGRN = torch.exp(dt_BGR1 * A_GRN) * state_BGRN + dt_BGR1 * u_BGR.unsqueeze(-1) * B_BGN.unsqueeze(2)
-        return state_BGRN, (state_BGRN * C_BGN.unsqueeze(2)).sum(-1)
+        return [state_BGRN, (state_BGRN * C_BGN.unsqueeze(2)).sum(-1)]
 
     start = u.new_zeros(u.shape[0], *A_GRN.shape)
-    # Scans of several shapes stand in one program; sizes seen to differ must not turn into unknown ones.
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        scan = torch._higher_order_ops.scan  # pyright: ignore[reportAttributeAccessIssue]
-        state, y_LBGR = scan(step, start, inputs, dim=0)
+    state, y_LBGR = torch.ops.higher_order.scan(step, [start], inputs, (A_GRN,))
     y_LBGR = y_LBGR.flip(0) if reverse else y_LBGR
     return y_LBGR.permute(1, 2, 3, 0).flatten(1, 2), state.flatten(1, 2)
