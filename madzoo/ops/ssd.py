@@ -15,7 +15,7 @@ from madzoo.ops.ssd_reference import advance, reference_ssd
 
 __all__ = ["ssd", "ssd_step"]
 
-# On one CPU thread 32 is quicker than 16, 64 and 128, forward and backward (scripts/bench_ops.py).
+# On one CPU thread 32 is quicker than 64 and 128, and with a backward also than 16 (scripts/bench_ops.py).
 CHUNK_SIZE = 32
 ANY_STEP = (0.0, float("inf"))
 SCANS = {"auto": chunked_ssd, "torch": chunked_ssd, "reference": reference_ssd}
