@@ -1,6 +1,7 @@
 """Operators: tensor in, tensor out. The reference stands beside every fast path; one dispatcher chooses."""
 
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discretize_zoh
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.long_conv import long_conv
@@ -13,6 +14,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv1d_step",
     "diagonal_init",
+    "diagonal_scan",
     "discretize_bilinear",
     "discretize_euler",
     "discretize_zoh",

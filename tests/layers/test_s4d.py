@@ -9,6 +9,7 @@ from symmetry_check import assert_symmetries_hold
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers import S4D, S4DKernel
+from madzoo.ops import long_conv
 
 CASE, REFERENCE = load_case("s4d_layer")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -40,6 +41,14 @@ def test_published_outputs(tag, dtype):
 @DTYPES
 def test_published_kernel(dtype):
     assert relative_error(published(dtype).kernel(128), REFERENCE["kernel.L128.float64"]) < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_convolving_equals_the_long_convolution(reverse):
+    torch.manual_seed(0)
+    kernel, u, D = S4DKernel(16, d_state=8).double(), torch.randn(2, 16, 50).double(), torch.randn(16).double()
+    expected = long_conv(u, kernel(50), reverse=reverse) + D[:, None] * u
+    torch.testing.assert_close(kernel.convolve(u, D, reverse=reverse), expected, rtol=1e-10, atol=1e-11)
 
 
 def test_published_gradients():

@@ -6,6 +6,9 @@ from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.ops import causal_conv1d, causal_conv1d_step
+from madzoo.ops.kernels import library
+
+BACKENDS = ["auto", "torch", *(["cpu"] if library.kernel_library() is not None else [])]
 
 
 def inputs(batch=2, channels=5, length=7, taps=4):
@@ -22,26 +25,30 @@ def defining_sum(x, weight, bias):
     return y
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("length", "taps"), [(1, 4), (3, 4), (63, 4), (7, 1), (7, 2)])
-def test_equals_the_defining_sum(length, taps):
+def test_equals_the_defining_sum(length, taps, backend):
     x, weight, bias = inputs(length=length, taps=taps)
     expected = defining_sum(x, weight, bias)
-    torch.testing.assert_close(causal_conv1d(x, weight, bias), expected, rtol=1e-12, atol=1e-13)
-    silent = causal_conv1d(x, weight, activation="silu")
+    torch.testing.assert_close(causal_conv1d(x, weight, bias, backend=backend), expected, rtol=1e-12, atol=1e-13)
+    silent = causal_conv1d(x, weight, activation="silu", backend=backend)
     torch.testing.assert_close(silent, F.silu(expected - bias[:, None]), rtol=1e-12, atol=1e-13)
 
 
-def test_reverse_is_the_mirror_image():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_reverse_is_the_mirror_image(backend):
     x, weight, bias = inputs()
-    mirrored = causal_conv1d(x.flip(-1), weight, bias, activation="silu").flip(-1)
-    ours = causal_conv1d(x, weight, bias, activation="silu", reverse=True)
+    mirrored = causal_conv1d(x.flip(-1), weight, bias, activation="silu", backend=backend).flip(-1)
+    ours = causal_conv1d(x, weight, bias, activation="silu", reverse=True, backend=backend)
     torch.testing.assert_close(ours, mirrored, rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradients(reverse):
+def test_gradients(reverse, backend):
     tensors = [tensor.requires_grad_() for tensor in inputs(batch=1, channels=2, length=5, taps=3)]
-    assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, activation="silu", reverse=reverse), tensors)
+    options = {"activation": "silu", "reverse": reverse, "backend": backend}
+    assert torch.autograd.gradcheck(lambda *args: causal_conv1d(*args, **options), tensors)
 
 
 @pytest.mark.parametrize("taps", [1, 2, 4])
