@@ -62,7 +62,8 @@ def diagonal_scan(
     """
     _check(u, v, log_z, D)
     real = torch.float64 if torch.float64 in (u.dtype, v.real.dtype, log_z.real.dtype) else torch.float32
-    v, log_z = v.to(real.to_complex()), log_z.to(real.to_complex())
+    whole = torch.complex128 if real == torch.float64 else torch.complex64
+    v, log_z = v.to(whole), log_z.to(whole)
     D = None if D is None else D.to(real)
     serve = SERVE[_choose(backend, u, v, log_z, D)]
     y_BHL = serve(u.reshape(math.prod(u.shape[:-2]), *u.shape[-2:]).to(real), v, log_z, D, reverse)

@@ -159,6 +159,16 @@ def test_opcheck(layout):
     torch.library.opcheck(torch.ops.madzoo.diagonal_scan_backward, (u, u, v, z, D, checkpoints, False))
 
 
+def test_compilers_see_one_node():
+    u, *system = inputs(2, 16, 9, 3)
+
+    def scan(u):
+        return diagonal_scan(u, *system) + diagonal_scan(u, *system, reverse=True)
+
+    whole = torch.compile(scan, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(whole(u), scan(u))
+
+
 def test_what_it_does_not_serve_is_told():
     tensors = inputs(1, 4, 5, 2)
     with pytest.raises(BackendError, match="transforms"):
