@@ -41,7 +41,7 @@ def why_not_triton(u: Tensor, A: Tensor, B: Tensor, C: Tensor) -> str | None:
         return "torch.func transforms"
     if _interpreted():
         return None
-    return _why_not_device(u.dtype, u.device)
+    return _why_not_device(u.device)
 
 
 def triton_selective_scan(
@@ -61,9 +61,10 @@ def triton_selective_scan(
     Args and shapes as :func:`madzoo.ops.selective_scan`. The tensors may differ in dtype; the last state has the
     dtype of the computation, at least float32.
 
-    Cost: B D L N exponentials forward and twice as many backward. Memory beyond inputs and outputs: for a backward
-    pass B D N L / CHUNK of kept states, while it runs 2 B D N L / BLOCK_D of partial sums; nothing otherwise.
-    A gradient that is differentiated again goes through the reference loop.
+    Cost: B D L N exponentials forward and twice as many backward. Memory beyond inputs and outputs: B D N L / 8 of
+    states kept for a backward pass, and B D N L / 8 (small work: / 4) of partial sums while it runs; nothing otherwise.
+    A gradient that is differentiated again goes through the reference loop. Kernels are compiled at first use, once
+    for every dtype, N and distance between positions (the strides along L): seconds each.
 
     Source: arXiv 2312.00752, section 3.3 (recomputation), algorithm 2.
     """
@@ -78,15 +79,18 @@ def _interpreted() -> bool:
     return not isinstance(forward_kernel, triton.runtime.JITFunction)
 
 
-@cache
-def _why_not_device(dtype: torch.dtype, device: torch.device) -> str | None:
+@torch.compiler.assume_constant_result  # so that a tracing compiler does not follow the search for a C compiler
+def _why_not_device(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"tensors on {device.type}"
     if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
         return "GPUs before compute capability 8.0"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "a machine without a C compiler, which triton needs"
-    return None
+    return None if _has_compiler() else "a machine without a C compiler, which triton needs"
+
+
+@cache
+def _has_compiler() -> bool:
+    return bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -160,6 +160,20 @@ def test_the_operator_keeps_the_rules_of_torch_library():
     torch.library.opcheck(torch.ops.madzoo.selective_scan_triton.default, (*inputs, True, True, True), test_utils=tests)
 
 
+def test_a_tracing_compiler_sees_one_operator():
+    inputs = make_inputs((1, 2, 3, 1, 2))
+
+    def scan(*tensors):
+        assert why_not_triton(*(tensors[i] for i in (0, 2, 3, 4))) is None
+        return triton_selective_scan(*tensors, True, True)[0].square().sum()
+
+    found, expected = torch.compile(scan, fullgraph=True, backend="aot_eager")(*inputs.values()), scan(*inputs.values())
+    grads = (torch.autograd.grad(x, tuple(inputs.values())) for x in (found, expected))
+    torch.testing.assert_close(found, expected)
+    for fast, slow in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, slow)
+
+
 def test_what_is_not_served_is_named():
     u, A, B = torch.zeros(1, 2, 3), torch.zeros(2, 4), torch.zeros(1, 4, 3)
     assert why_not_triton(u, A.to(torch.complex64), B, B) == "complex A"
