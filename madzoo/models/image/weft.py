@@ -150,7 +150,7 @@ class WovenMixer(nn.Module):
         x = F.silu(x)
         if self.directions:
             sequence = to_sequence(x, route=self.route)
-            sequence = torch.stack([scan(sequence) for scan in self.directions]).mean(0)
+            sequence = torch.lerp(*(scan(sequence) for scan in self.directions), 0.5)
             x = to_grid(sequence, *x.shape[1:3], route=self.route)
         return self.out_proj(x * F.silu(gate))
 

@@ -193,10 +193,16 @@ def _forward_shapes(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.delta_softplus, ctx.reverse, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
+    ctx.mark_non_differentiable(output[2])
+    ctx.set_materialize_grads(False)  # zeros as large as the kept states would be written at every backward
 
 
-def _differentiate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None, _: None
+) -> tuple[Tensor | None, ...]:
     *tensors, checkpoints = ctx.saved_tensors
+    if grad_y is None:  # only the last state was used
+        grad_y = torch.zeros_like(tensors[0])
     if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
         grads = _differentiable_backward(tensors, ctx.delta_softplus, ctx.reverse, grad_y, grad_last_state)
     else:
@@ -208,11 +214,12 @@ def _differentiate(ctx: Any, grad_y: Tensor, grad_last_state: Tensor, _: Tensor)
 
 
 def _differentiable_backward(
-    tensors: list[Tensor | None], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor
+    tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    outputs = selective_scan_by_reference(*tensors, delta_softplus, reverse)
+    y, last_state = selective_scan_by_reference(*tensors, delta_softplus, reverse)
     wanted = [x for x in tensors if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, (grad_y, grad_last_state), create_graph=True, allow_unused=True))
+    outputs, grads = ((y,), (grad_y,)) if grad_last_state is None else ((y, last_state), (grad_y, grad_last_state))
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in tensors)
 
 

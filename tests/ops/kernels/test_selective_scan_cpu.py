@@ -141,6 +141,29 @@ def test_second_derivatives():
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("used", ["y", "last_state"])
+def test_outputs_that_nobody_used(used):
+    def gradients(backend):
+        inputs = leaves(make_inputs((2, 18, 19, 1, 3)))
+        outputs = selective_scan(**inputs, delta_softplus=True, return_last_state=True, backend=backend)
+        loss = outputs[("y", "last_state").index(used)].square().sum()
+        return torch.autograd.grad(loss, tuple(inputs.values()), allow_unused=True, materialize_grads=True)
+
+    for fast, slow in zip(gradients("cpu"), gradients("reference"), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gates_and_steps_of_any_size(dtype, isa):
+    inputs = {name: x.to(dtype) for name, x in make_inputs((1, 17, 8, 1, 2)).items()}
+    sizes = torch.tensor([0.0, 1.0, 90.0, 800.0, 1e15, 1e30, -90.0, -1e30], dtype=dtype)
+    inputs["z"], inputs["delta"] = sizes.expand(1, 17, 8), -sizes.abs().expand(1, 17, 8)
+    with instruction_set(isa):
+        fast, slow = (selective_scan(**inputs, delta_softplus=True, backend=name) for name in ("cpu", "reference"))
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+
+
 def test_the_bits_do_not_depend_on_the_threads():
     inputs = make_inputs((1, 96, 65, 1, 16))
     before = torch.get_num_threads()

@@ -15,11 +15,13 @@ typedef struct {
 static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NAME(chunk) * c, NAME(adjoint) * g, int steps,
                                                                 const VEC *A, const REAL *kept, VEC *lambdas,
                                                                 VEC *grad_A, NAME(rows) B, NAME(rows) C, REAL *grad_B,
-                                                                REAL *grad_C, int64_t grad_stride) {
+                                                                REAL *grad_C, int64_t grad_stride,
+                                                                const NAME(ahead) * inputs, const NAME(ahead) * outputs) {
     VEC h[CHUNK + 1][STATES_BACKWARD], decay[CHUNK][STATES_BACKWARD], now[STATES_BACKWARD];
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) h[0][n] = now[n] = LOAD(kept + n * KEPT_LANES);
     for (int i = 0; i < steps; i++) {
+        NAME(ask)(inputs, i);
         const REAL *b = B.data + i * B.stride, *e = C.data + i * C.stride;
         VEC dt = c->dt[i], drive = c->drive[i], y = c->y[i];
 #pragma GCC unroll 16
@@ -34,6 +36,7 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NA
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) lambda[n] = lambdas[n], sum_A[n] = grad_A[n];
     for (int i = steps - 1; i >= 0; i--) {
+        NAME(ask)(outputs, i);
         const REAL *b = B.data + i * B.stride, *e = C.data + i * C.stride;
         VEC dt = c->dt[i], drive = c->drive[i], grad_y = g->grad_y[i];
         VEC grad_drive = g->grad_drive[i], grad_dt = g->grad_dt[i];
@@ -64,13 +67,13 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NA
 
 static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
                               VEC *lambdas, VEC *grad_A, int64_t count, NAME(rows) B, NAME(rows) C, REAL *grad_B,
-                              REAL *grad_C, int64_t stride) {
+                              REAL *grad_C, int64_t stride, const NAME(ahead) * inputs, NAME(ahead) * outputs) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_BACKWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
 #define RETREAT(NB)                                                                                                      \
     NAME(retreat)(NB, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
-                  stride)
+                  stride, inputs, outputs)
         switch (size) {
 #if STATES_BACKWARD >= 8
             case 8: RETREAT(8); break;
@@ -85,6 +88,7 @@ static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, con
         }
 #undef RETREAT
         n += size;
+        outputs->line[AHEAD - 1] += size * KEPT_LANES * (int64_t)sizeof(REAL);
     }
 }
 
@@ -96,6 +100,7 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
     VEC grad_skip = SET(0), grad_bias = SET(0);
     NAME(chunk) c;
     NAME(adjoint) g;
+    NAME(ahead) inputs, outputs;
     const REAL ln2 = (REAL)0.69314718055994530942;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) lambdas[n] = grad_A[n] = SET(0);
@@ -107,17 +112,16 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
         int64_t t = k * CHUNK;
         int steps = a->length - t < CHUNK ? (int)(a->length - t) : CHUNK;
         VEC z[CHUNK], gate[CHUNK], out[CHUNK];
-        if (k > 0) {
-            NAME(fetch)(&a->u, &p, t - CHUNK);
-            NAME(fetch)(&a->delta, &p, t - CHUNK);
-            NAME(fetch)(&a->z, &p, t - CHUNK);
-            NAME(fetch)(&a->grad_out, &p, t - CHUNK);
-            NAME(fetch)(&a->grad_u, &p, t - CHUNK);
-            NAME(fetch)(&a->grad_delta, &p, t - CHUNK);
-            NAME(fetch)(&a->grad_z, &p, t - CHUNK);
-            const char *kept = (const char *)NAME(checkpoint)(a, &p, k - 1);
-            for (int64_t i = 0; i < N * KEPT_LANES * (int64_t)sizeof(REAL); i += 64) __builtin_prefetch(kept + i);
-        }
+        int64_t next = k > 0 ? t - CHUNK : t;
+        NAME(look_ahead)(&inputs, 0, &a->u, &p, next);
+        NAME(look_ahead)(&inputs, 1, &a->delta, &p, next);
+        NAME(look_ahead)(&inputs, 2, &a->z, &p, next);
+        NAME(look_ahead)(&inputs, 3, &a->grad_out, &p, next);
+        NAME(look_ahead)(&outputs, 0, &a->grad_u, &p, next);
+        NAME(look_ahead)(&outputs, 1, &a->grad_delta, &p, next);
+        NAME(look_ahead)(&outputs, 2, &a->grad_z, &p, next);
+        outputs.line[3] = (const char *)NAME(checkpoint)(a, &p, k > 0 ? k - 1 : k);
+        outputs.stride[3] = 64;
         NAME(prepare)(&c, a, &p, t, steps, bias, 1);
         NAME(rows) B = NAME(pack)(&a->B, &p, t, steps, N, packed_B), C = NAME(pack)(&a->C, &p, t, steps, N, packed_C);
         NAME(load_block)(out, NAME(at)(&a->grad_out, &p, t), a->grad_out.channel, a->grad_out.position, p.lanes, steps);
@@ -130,7 +134,7 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
         }
         const REAL *kept = NAME(checkpoint)(a, &p, k);
         NAME(retreat_all)(&c, &g, steps, A, kept, lambdas, grad_A, N, B, C, grad_B + t * a->grad_B.position,
-                          grad_C + t * a->grad_C.position, a->grad_B.position);
+                          grad_C + t * a->grad_C.position, a->grad_B.position, &inputs, &outputs);
         VEC grad_u[CHUNK], grad_delta[CHUNK];
         for (int i = 0; i < steps; i++) {
             grad_u[i] = g.grad_drive[i] * c.dt[i] + skip * g.grad_y[i];

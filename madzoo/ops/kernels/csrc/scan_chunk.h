@@ -8,6 +8,7 @@
  */
 
 #undef CHUNK
+#undef AHEAD
 #undef KEPT_LANES
 #define CHUNK MADZOO_CHUNK
 #define KEPT_LANES MADZOO_KEPT_LANES
@@ -44,6 +45,25 @@ static inline REAL *NAME(at)(const madzoo_sequence *x, const NAME(place) * p, in
 
 static inline void NAME(fetch)(const madzoo_sequence *x, const NAME(place) * p, int64_t t) {
     if (x->data) NAME(fetch_block)(NAME(at)(x, p, t), x->channel, x->position, p->lanes);
+}
+
+/* The lines of memory that the next chunk will want, one of each tensor for every position of this one: asked for one by
+ * one between the arithmetic, because a burst of them would find no free buffer. */
+#define AHEAD 4
+typedef struct {
+    const char *line[AHEAD];
+    int64_t stride[AHEAD];
+} NAME(ahead);
+
+static inline void NAME(look_ahead)(NAME(ahead) * ahead, int i, const madzoo_sequence *x, const NAME(place) * p, int64_t t) {
+    int64_t stride = x->channel == 1 ? x->position : x->channel;
+    ahead->line[i] = x->data ? (const char *)NAME(at)(x, p, t) : (const char *)ahead;
+    ahead->stride[i] = x->data && (x->channel == 1 || p->lanes == LANES) ? stride * (int64_t)sizeof(REAL) : 0;
+}
+
+static inline __attribute__((always_inline)) void NAME(ask)(const NAME(ahead) * ahead, int step) {
+#pragma GCC unroll 4
+    for (int i = 0; i < AHEAD; i++) __builtin_prefetch(ahead->line[i] + step * ahead->stride[i]);
 }
 
 static inline VEC NAME(per_channel)(const void *data, const NAME(place) * p, REAL otherwise) {

@@ -1,11 +1,13 @@
 /* The selective scan forward: recurrence, output, skip and gate of a tile in one pass. Included after scan_chunk.h. */
 
 static inline __attribute__((always_inline)) void NAME(advance)(const int NB, NAME(chunk) * c, int steps, const VEC *A,
-                                                                VEC *states, NAME(rows) B, NAME(rows) C) {
+                                                                VEC *states, NAME(rows) B, NAME(rows) C,
+                                                                const NAME(ahead) * ahead) {
     VEC h[STATES_FORWARD];
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) h[n] = states[n];
     for (int i = 0; i < steps; i++, B.data += B.stride, C.data += C.stride) {
+        NAME(ask)(ahead, i);
         VEC dt = c->dt[i], drive = c->drive[i], y[4] = {c->y[i], SET(0), SET(0), SET(0)};
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
@@ -19,18 +21,18 @@ static inline __attribute__((always_inline)) void NAME(advance)(const int NB, NA
 }
 
 static void NAME(advance_all)(NAME(chunk) * c, int steps, const VEC *A, VEC *states, int64_t count, NAME(rows) B,
-                              NAME(rows) C) {
+                              NAME(rows) C, const NAME(ahead) * ahead) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_FORWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
         switch (size) {
 #if STATES_FORWARD == 16
-            case 16: NAME(advance)(16, c, steps, A + n, states + n, b, e); break;
+            case 16: NAME(advance)(16, c, steps, A + n, states + n, b, e, ahead); break;
 #endif
-            case 8: NAME(advance)(8, c, steps, A + n, states + n, b, e); break;
-            case 4: NAME(advance)(4, c, steps, A + n, states + n, b, e); break;
-            case 2: NAME(advance)(2, c, steps, A + n, states + n, b, e); break;
-            default: NAME(advance)(1, c, steps, A + n, states + n, b, e);
+            case 8: NAME(advance)(8, c, steps, A + n, states + n, b, e, ahead); break;
+            case 4: NAME(advance)(4, c, steps, A + n, states + n, b, e, ahead); break;
+            case 2: NAME(advance)(2, c, steps, A + n, states + n, b, e, ahead); break;
+            default: NAME(advance)(1, c, steps, A + n, states + n, b, e, ahead);
         }
         n += size;
     }
@@ -42,6 +44,7 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
     REAL *packed_B = (REAL *)(states + N), *packed_C = packed_B + N * CHUNK;
     VEC bias = NAME(per_channel)(a->delta_bias, &p, 0), skip = NAME(per_channel)(a->D, &p, 0);
     NAME(chunk) c;
+    NAME(ahead) ahead;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) states[n] = SET(0);
     for (int64_t k = 0; k < chunks; k++) {
@@ -51,15 +54,14 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
             REAL *kept = NAME(checkpoint)(a, &p, k);
             for (int64_t n = 0; n < N; n++) STORE(kept + n * KEPT_LANES, states[n]);
         }
-        if (t + 2 * CHUNK <= a->length) {
-            NAME(fetch)(&a->u, &p, t + CHUNK);
-            NAME(fetch)(&a->delta, &p, t + CHUNK);
-            NAME(fetch)(&a->z, &p, t + CHUNK);
-            NAME(fetch)(&a->out, &p, t + CHUNK);
-        }
+        int64_t next = t + 2 * CHUNK <= a->length ? t + CHUNK : t;
+        NAME(look_ahead)(&ahead, 0, &a->u, &p, next);
+        NAME(look_ahead)(&ahead, 1, &a->delta, &p, next);
+        NAME(look_ahead)(&ahead, 2, &a->z, &p, next);
+        NAME(look_ahead)(&ahead, 3, &a->out, &p, next);
         NAME(prepare)(&c, a, &p, t, steps, bias, 0);
         NAME(rows) B = NAME(pack)(&a->B, &p, t, steps, N, packed_B), C = NAME(pack)(&a->C, &p, t, steps, N, packed_C);
-        NAME(advance_all)(&c, steps, A, states, N, B, C);
+        NAME(advance_all)(&c, steps, A, states, N, B, C, &ahead);
         for (int i = 0; i < steps; i++) c.y[i] += skip * c.u[i];
         if (a->z.data) {
             VEC *z = c.u; /* u has served */

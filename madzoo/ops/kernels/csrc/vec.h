@@ -80,13 +80,11 @@ static inline VEC NAME(exp2_fraction)(VEC f) {
 /* 2^(a b); 0 below the normal numbers. */
 static inline VEC NAME(exp2_product)(VEC a, VEC b) {
 #if VECTOR_BYTES == 64 && REAL_IS_DOUBLE
-    VEC n = (VEC)_mm512_roundscale_pd((__m512d)(a * b), 0);
-    VEC f = (VEC)_mm512_fmsub_pd((__m512d)a, (__m512d)b, (__m512d)n);
-    return (VEC)_mm512_scalef_pd((__m512d)NAME(exp2_fraction)(f), (__m512d)n);
+    VEC x = a * b, f = (VEC)_mm512_reduce_pd((__m512d)x, 0); /* x less the nearest integer; 0 for huge ones */
+    return (VEC)_mm512_scalef_pd((__m512d)NAME(exp2_fraction)(f), (__m512d)(x - f));
 #elif VECTOR_BYTES == 64
-    VEC n = (VEC)_mm512_roundscale_ps((__m512)(a * b), 0);
-    VEC f = (VEC)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)n);
-    return (VEC)_mm512_scalef_ps((__m512)NAME(exp2_fraction)(f), (__m512)n);
+    VEC x = a * b, f = (VEC)_mm512_reduce_ps((__m512)x, 0);
+    return (VEC)_mm512_scalef_ps((__m512)NAME(exp2_fraction)(f), (__m512)(x - f));
 #else
     /* Adding 1.5 * 2^(digits - 1) rounds to an integer and leaves it in the low bits, from where it is added to the
      * exponent. The clamp keeps the exponent in range; a NaN passes it. */
