@@ -18,7 +18,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from bench_peers import mamba_selective_scan, transformers_scan
+from bench_peers import mamba_selective_scan, transformers_scan  # pyright: ignore[reportAttributeAccessIssue]
 from bench_report import Report, describe_machine, dot_plot, markdown
 
 from madzoo.data.catalog import find_dataset

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The selective scan as a user would otherwise run it: peers behind one signature, on the same numbers as ours.
 
 Every variant does the whole operator: softplus(delta + bias), discretisation, scan, contraction with C, skip and gate.

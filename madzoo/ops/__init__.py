@@ -3,6 +3,7 @@
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discretize_zoh
+from madzoo.ops.gated_mean import gated_mean
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.long_conv import long_conv
 from madzoo.ops.scan import linear_scan
@@ -18,6 +19,7 @@ __all__ = [
     "discretize_bilinear",
     "discretize_euler",
     "discretize_zoh",
+    "gated_mean",
     "hippo_matrix",
     "linear_scan",
     "long_conv",

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from madzoo.errors import ConfigError, nearest
@@ -23,6 +22,7 @@ from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, inp
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
 from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.ops.gated_mean import gated_mean
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Parameters, Symmetry
 
@@ -374,9 +374,7 @@ class VimMixer(nn.Module):
             D=self.D_b,
             reverse=True,
         )
-        # In place, because fresh memory costs more than the product.
-        y_BEL = torch.lerp(forwards, backwards, 0.5).mul_(F.silu(z_BEL))
-        return self.out_proj(y_BEL.transpose(1, 2))
+        return self.out_proj(gated_mean(forwards, backwards, z_BEL).transpose(1, 2))
 
     def symmetries(self) -> list[Symmetry]:
         """Declares the changes of basis inside the mixer, in each direction."""

@@ -150,7 +150,8 @@ class WovenMixer(nn.Module):
         x = F.silu(x)
         if self.directions:
             sequence = to_sequence(x, route=self.route)
-            sequence = torch.lerp(*(scan(sequence) for scan in self.directions), 0.5)
+            onwards, backwards = (scan(sequence) for scan in self.directions)
+            sequence = torch.lerp(onwards, backwards, 0.5)
             x = to_grid(sequence, *x.shape[1:3], route=self.route)
         return self.out_proj(x * F.silu(gate))
 

@@ -6,11 +6,12 @@ B batch, D channels, L length.
 import ctypes
 
 import torch
+import torch.autograd.forward_ad
 from torch import Tensor
 
 from madzoo.ops.kernels.library import kernel_library
 
-__all__ = ["Sequence", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
+__all__ = ["Sequence", "is_watched", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
 
 
 class Sequence(ctypes.Structure):
@@ -41,6 +42,18 @@ def same_layout(x: Tensor) -> Tensor:
 def kernels_are_here() -> bool:
     """Returns whether there are compiled kernels."""
     return kernel_library() is not None
+
+
+def is_watched(x: Tensor) -> bool:
+    """Returns whether something must see an operator called: a compiler, a tracer, a derivative, a tensor subclass."""
+    return (
+        type(x) not in (Tensor, torch.nn.Parameter)
+        or torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def run(name: str, arguments: ctypes.Structure) -> None:

@@ -33,16 +33,10 @@ class _Arguments(ctypes.Structure):
     """Mirrors ``madzoo_diagonal_scan_args``, field by field."""
 
     _fields_ = [
-        *(
-            (name, ctypes.c_int64)
-            for name in ("batches", "channels", "length", "states", "slices")
-        ),
+        *((name, ctypes.c_int64) for name in ("batches", "channels", "length", "states", "slices")),
         *((name, ctypes.c_int32) for name in ("is_double", "reverse", "threads")),
         *((name, Sequence) for name in ("u", "out")),
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("poles", "residues", "D", "checkpoints")
-        ),
+        *((name, ctypes.c_void_p) for name in ("poles", "residues", "D", "checkpoints")),
         *((name, Sequence) for name in ("grad_out", "grad_u")),
         ("sums", ctypes.c_void_p),
     ]
@@ -56,9 +50,7 @@ def why_not_cpu(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None) -> str | 
     return None if kernels_are_here() else "a machine without the compiled kernels"
 
 
-def cpu_diagonal_scan(
-    u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool
-) -> Tensor:
+def cpu_diagonal_scan(u: Tensor, v: Tensor, log_z: Tensor, D: Tensor | None, reverse: bool) -> Tensor:
     """Scans with the states in registers and the skip added: one pass over memory.
 
     Shapes:
@@ -67,16 +59,13 @@ def cpu_diagonal_scan(
     Cost: 6 B H L N multiply-adds. Memory beyond the result: B H L N / 16 for a backward, which recomputes the states
     between; nothing otherwise.
     """
-    keep = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (u, v, log_z, D)
-    )
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (u, v, log_z, D))
     return torch.ops.madzoo.diagonal_scan(u, v, log_z, D, reverse, keep)[0]
 
 
 _library = torch.library.Library("madzoo", "FRAGMENT")
 _library.define(
-    "diagonal_scan(Tensor u, Tensor v, Tensor log_z, Tensor? D, bool reverse, bool keep)"
-    " -> (Tensor, Tensor, Tensor)"
+    "diagonal_scan(Tensor u, Tensor v, Tensor log_z, Tensor? D, bool reverse, bool keep) -> (Tensor, Tensor, Tensor)"
 )
 _library.define(
     "diagonal_scan_backward(Tensor grad_y, Tensor u, Tensor v, Tensor z, Tensor? D, Tensor checkpoints, bool reverse)"
@@ -86,11 +75,7 @@ _library.define(
 
 def _outputs(u: Tensor, v: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     batch, channels, length = u.shape
-    kept = (
-        (batch, _blocks(channels, TILE), _blocks(length, CHUNK), v.shape[1], 2, TILE)
-        if keep
-        else (0,)
-    )
+    kept = (batch, _blocks(channels, TILE), _blocks(length, CHUNK), v.shape[1], 2, TILE) if keep else (0,)
     return same_layout(u), u.new_empty(kept)
 
 
@@ -163,21 +148,15 @@ def _backward_shapes(
     )
 
 
-def _save(
-    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
-) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.reverse, _ = inputs
     _, checkpoints, z = output
     ctx.mark_non_differentiable(checkpoints, z)
-    ctx.set_materialize_grads(
-        False
-    )  # zeros as large as the checkpoints would be written for nobody
+    ctx.set_materialize_grads(False)  # zeros as large as the checkpoints would be written for nobody
     ctx.save_for_backward(*tensors, checkpoints, z)
 
 
-def _differentiate(
-    ctx: Any, grad_y: Tensor | None, *_: None
-) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     u, v, log_z, D, checkpoints, z = ctx.saved_tensors
     if grad_y is None:
         return (None,) * 6
@@ -186,33 +165,23 @@ def _differentiate(
         y = diagonal_scan_by_convolution(u, v, log_z, D, ctx.reverse)
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
-        grads = [
-            next(found) if x is not None and x.requires_grad else None for x in tensors
-        ]
+        grads = [next(found) if x is not None and x.requires_grad else None for x in tensors]
     else:
-        grads = torch.ops.madzoo.diagonal_scan_backward(
-            grad_y, u, v, z, D, checkpoints, ctx.reverse
-        )
+        grads = torch.ops.madzoo.diagonal_scan_backward(grad_y, u, v, z, D, checkpoints, ctx.reverse)
     return *grads[:3], None if D is None else grads[3], None, None
 
 
 _library.impl("diagonal_scan", _forward, "CPU")
 _library.impl("diagonal_scan_backward", _backward, "CPU")
 torch.library.register_fake("madzoo::diagonal_scan", _forward_shapes, lib=_library)
-torch.library.register_fake(
-    "madzoo::diagonal_scan_backward", _backward_shapes, lib=_library
-)
-torch.library.register_autograd(
-    "madzoo::diagonal_scan", _differentiate, setup_context=_save, lib=_library
-)
+torch.library.register_fake("madzoo::diagonal_scan_backward", _backward_shapes, lib=_library)
+torch.library.register_autograd("madzoo::diagonal_scan", _differentiate, setup_context=_save, lib=_library)
 
 
 class _Inputs:
     """Fills the fields that both directions share, and keeps alive what they point to."""
 
-    def __init__(
-        self, u: Tensor, v: Tensor, z: Tensor, D: Tensor | None, reverse: bool
-    ) -> None:
+    def __init__(self, u: Tensor, v: Tensor, z: Tensor, D: Tensor | None, reverse: bool) -> None:
         self.rows = (
             _side_by_side(z),
             _side_by_side(2 * v),

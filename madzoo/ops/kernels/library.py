@@ -19,7 +19,7 @@ from madzoo.errors import BackendError, nearest
 
 __all__ = ["ISAS", "KernelStatus", "instruction_set", "kernel_library", "kernel_status"]
 
-ABI_VERSION = 4  # of csrc/dispatch.c: raised together, whenever an exported function changes
+ABI_VERSION = 5  # of csrc/dispatch.c: raised together, whenever an exported function changes
 ISAS = ("baseline", "avx2", "avx512")  # each serves wherever the next one does
 LIBRARY = Path(__file__).with_name("_kernels.so")
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from madzoo.ops.kernels.c_abi import Sequence, kernels_are_here, pointer, run, same_layout, sequence
+from madzoo.ops.kernels.c_abi import Sequence, is_watched, kernels_are_here, pointer, run, same_layout, sequence
 from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["CHUNK", "cpu_selective_scan", "why_not_cpu"]
@@ -76,7 +76,9 @@ def cpu_selective_scan(
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    y, last_state, _ = torch.ops.madzoo.selective_scan(*tensors, delta_softplus, reverse, keep)
+    # torch's dispatcher costs as much as a small scan; where nobody watches, the kernel is called past it.
+    scan = torch.ops.madzoo.selective_scan if keep or is_watched(u) else _forward
+    y, last_state, _ = scan(*tensors, delta_softplus, reverse, keep)
     return y, last_state
 
 
@@ -216,7 +218,8 @@ def _differentiate(
 def _differentiable_backward(
     tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    y, last_state = selective_scan_by_reference(*tensors, delta_softplus, reverse)
+    u, delta, A, B, C, D, z, delta_bias = tensors
+    y, last_state = selective_scan_by_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     wanted = [x for x in tensors if x is not None and x.requires_grad]
     outputs, grads = ((y,), (grad_y,)) if grad_last_state is None else ((y, last_state), (grad_y, grad_last_state))
     found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))

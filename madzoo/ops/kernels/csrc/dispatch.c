@@ -110,6 +110,10 @@ int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args) {
     return run(madzoo_tables()->undiagonal[!!a.is_double], &a, a.threads);
 }
 
+int madzoo_gated_mean(const madzoo_gate_args *args) {
+    return run(madzoo_tables()->gate[!!args->is_double], args, args->threads);
+}
+
 double madzoo_limit_state_update(int64_t updates, int is_double) {
     return madzoo_tables()->limit[!!is_double](updates);
 }

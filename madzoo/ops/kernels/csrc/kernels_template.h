@@ -8,6 +8,7 @@
 #include "scan_backward.h"
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
+#include "gate_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -19,6 +20,7 @@
 #include "scan_backward.h"
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
+#include "gate_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -29,6 +31,7 @@ const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
     .unconv = {MADZOO_PASTE(unconv_worker, f32, ISA), MADZOO_PASTE(unconv_worker, f64, ISA)},
     .diagonal = {MADZOO_PASTE(pass_worker, f32, ISA), MADZOO_PASTE(pass_worker, f64, ISA)},
     .undiagonal = {MADZOO_PASTE(unpass_worker, f32, ISA), MADZOO_PASTE(unpass_worker, f64, ISA)},
+    .gate = {MADZOO_PASTE(gate_worker, f32, ISA), MADZOO_PASTE(gate_worker, f64, ISA)},
     .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
     .limit_exp = {MADZOO_PASTE(limit_exp, f32, ISA), MADZOO_PASTE(limit_exp, f64, ISA)},
 };
