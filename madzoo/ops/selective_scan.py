@@ -125,11 +125,11 @@ def selective_scan(
     with _without_autocast(u.device.type):
         B, C = _grouped(*(_promote(x, as_read, A.is_complex()) for x in (B, C)))
         A = _promote(A, dtype, A.is_complex())
-        sequences = (x.to(as_read) for x in (u, delta))
-        gate = None if z is None else z.to(as_read)
-        skip, bias = (None if x is None else x.to(dtype) for x in (D, delta_bias))
+        sequences = (_cast(x, as_read) for x in (u, delta))
+        gate = None if z is None else _cast(z, as_read)
+        skip, bias = (None if x is None else _cast(x, dtype) for x in (D, delta_bias))
         y, state = scan(*sequences, A, B, C, skip, gate, bias, delta_softplus, reverse)
-    y = y.to(u.dtype)
+    y = _cast(y, u.dtype)
     return (y, state) if return_last_state else y
 
 
@@ -137,6 +137,11 @@ def _without_autocast(device_type: str) -> AbstractContextManager[object]:
     # Entered only where it changes something: an exported graph would keep it as a graph within the graph.
     active = torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type=device_type, enabled=False) if active else nullcontext()
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    # Not even asked of torch where it is so already: for a short sequence every call counts.
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 @contextmanager
@@ -199,12 +204,15 @@ def _backend(name: str) -> tuple[Scan, Callable[..., str | None]]:
         from madzoo.ops.kernels.selective_scan_cuda import cuda_selective_scan, why_not_cuda
 
         return cuda_selective_scan, why_not_cuda
-    return {
-        "cpu": (cpu_selective_scan, why_not_cpu),
-        "torch": (lean_selective_scan, why_not_lean),
-        "onnx": (selective_scan_for_onnx, lambda u, A, B, C: why_not_onnx(A, B, C)),
-        "reference": (selective_scan_by_reference, lambda u, A, B, C: None),
-    }[name]
+    return _BACKENDS[name]
+
+
+_BACKENDS: dict[str, tuple[Scan, Callable[..., str | None]]] = {
+    "cpu": (cpu_selective_scan, why_not_cpu),
+    "torch": (lean_selective_scan, why_not_lean),
+    "onnx": (selective_scan_for_onnx, lambda u, A, B, C: why_not_onnx(A, B, C)),
+    "reference": (selective_scan_by_reference, lambda u, A, B, C: None),
+}
 
 
 def _gpu_kernel(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, return_last_state: bool) -> str | None:
@@ -224,8 +232,8 @@ def _check_name(backend: str) -> None:
 
 
 def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives both an axis of groups, of one length; constant ones stay as they are."""
-    if B.dim() == 2 or C.dim() == 2:
+    """Gives both an axis of groups, of one length; constant ones, and two without groups, stay as they are."""
+    if B.dim() == 2 or C.dim() == 2 or B.dim() == C.dim() == 3:
         return B, C
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
     groups = math.lcm(B.shape[1], C.shape[1])
@@ -235,7 +243,7 @@ def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 
 def _promote(x: Tensor, dtype: torch.dtype, complex_A: bool) -> Tensor:
     if not complex_A:
-        return x.to(dtype)
+        return _cast(x, dtype)
     if x.is_complex() or x.dim() == 2:
         return x.to(dtype.to_complex())
     return torch.view_as_complex(x.to(dtype).unflatten(-1, (-1, 2)).contiguous())
@@ -244,32 +252,32 @@ def _promote(x: Tensor, dtype: torch.dtype, complex_A: bool) -> Tensor:
 def _check_shapes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *rest: Tensor | None) -> None:
     if u.dim() != 3 or not u.is_floating_point():
         raise ShapeError("selective_scan: u must be a floating tensor [B, D, L].", asked=f"u {u.dtype} {_shape(u)}")
-    batch, channels, length = u.shape
+    batch, channels, length = shape = u.shape
     if length == 0:
         raise ShapeError("selective_scan: the sequence is empty.", asked=f"u {_shape(u)}")
     skip, gate, bias = rest
-    like_u = {"delta": delta, "z": gate}
-    per_channel = {"D": skip, "delta_bias": bias}
-    for name, tensor in (like_u | per_channel).items():
-        shape = u.shape if name in like_u else (channels,)
-        if tensor is not None and tensor.shape != shape:
-            raise ShapeError(f"selective_scan: {name} does not fit u.", asked=_shape(tensor), todo=f"{list(shape)}")
+    if delta.shape != shape or (gate is not None and gate.shape != shape):
+        name, tensor = ("delta", delta) if delta.shape != shape else ("z", gate)
+        raise ShapeError(f"selective_scan: {name} does not fit u.", asked=_shape(tensor), todo=f"{list(shape)}")
+    for name, tensor in (("D", skip), ("delta_bias", bias)):
+        if tensor is not None and tensor.shape != (channels,):
+            raise ShapeError(f"selective_scan: {name} does not fit u.", asked=_shape(tensor), todo=f"[{channels}]")
     if A.dim() != 2 or A.shape[0] != channels:
         raise ShapeError("selective_scan: A does not fit u.", asked=_shape(A), todo=f"[{channels}, N]")
     states, positions = A.shape[1], 2 * length if A.is_complex() else length
     for name, x in (("B", B), ("C", C)):
-        constant = x.shape == (channels, states)
-        shared = x.shape == (batch, states, positions)
-        grouped = (
-            x.dim() == 4
-            and (x.shape[0], *x.shape[2:]) == (batch, states, positions)
-            and x.shape[1] > 0
-            and channels % x.shape[1] == 0
-        )
-        if not (constant or shared or grouped):
+        if not _fits(x.shape, batch, channels, states, positions):
             options = f"[{channels}, {states}], [{batch}, {states}, {positions}] or [{batch}, G, {states}, {positions}]"
             raise ShapeError(f"selective_scan: {name} does not fit u and A.", asked=_shape(x), todo=options)
 
 
-def _shape(x: Tensor) -> str:
-    return str(list(x.shape))
+def _fits(shape: torch.Size, batch: int, channels: int, states: int, positions: int) -> bool:
+    """Returns whether B or C is constant, shared by all channels, or grouped."""
+    if len(shape) == 4:
+        groups = shape[1]
+        return shape == (batch, groups, states, positions) and groups > 0 and channels % groups == 0
+    return shape in ((channels, states), (batch, states, positions))
+
+
+def _shape(x: Tensor | None) -> str:
+    return str(None if x is None else list(x.shape))

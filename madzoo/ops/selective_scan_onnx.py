@@ -28,11 +28,12 @@ def selective_scan_for_onnx(
     delta_softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Does all of :func:`madzoo.ops.selective_scan` while ``torch.onnx.export`` looks on, B and C [B, G, N, L].
+    """Does all of :func:`madzoo.ops.selective_scan` while ``torch.onnx.export`` looks on.
 
     The program is as long for any L, where a loop would be written out position by position, and its memory does not
     grow with L N.
     """
+    B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
     return around_scan(_scan_node, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
 

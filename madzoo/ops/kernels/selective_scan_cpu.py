@@ -67,7 +67,7 @@ def cpu_selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Scans with everything fused: step sizes, recurrence, output, skip and gate in one pass over memory.
 
-    Args and shapes as :func:`madzoo.ops.selective_scan`, B and C [B, G, N, L], all of one dtype, float32 or float64.
+    Args and shapes as :func:`madzoo.ops.selective_scan`, all of one dtype, float32 or float64.
 
     Cost: B D L N exponentials. Memory beyond inputs and outputs: B D N L / 16 for a backward, which recomputes
     the states between; nothing otherwise.
@@ -76,9 +76,15 @@ def cpu_selective_scan(
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    # torch's dispatcher costs as much as a small scan; where nobody watches, the kernel is called past it.
-    scan = torch.ops.madzoo.selective_scan if keep or is_watched(u) else _forward
-    y, last_state, _ = scan(*tensors, delta_softplus, reverse, keep)
+    if not keep and not is_watched(u):  # torch's dispatcher costs as much as a small scan
+        inputs = _Inputs(*tensors, delta_softplus, reverse)
+        y, last_state = same_layout(u), u.new_empty(u.shape[0], *A.shape)
+        _scan(inputs, y, last_state, None)
+        return y, last_state
+    B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
+    y, last_state, _ = torch.ops.madzoo.selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep
+    )
     return y, last_state
 
 
@@ -117,11 +123,14 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, last_state, checkpoints = _outputs(u, A, B, keep)
     inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    call = inputs.call
-    call.out, call.last_state = sequence(y), last_state.data_ptr()
-    call.checkpoints = checkpoints.data_ptr() if keep else None
-    run("madzoo_selective_scan_forward", call)
+    _scan(inputs, y, last_state, checkpoints if keep else None)
     return y, last_state, checkpoints
+
+
+def _scan(inputs: "_Inputs", y: Tensor, last_state: Tensor, checkpoints: Tensor | None) -> None:
+    call = inputs.call
+    call.out, call.last_state, call.checkpoints = sequence(y), last_state.data_ptr(), pointer(checkpoints)
+    run("madzoo_selective_scan_forward", call)
 
 
 def _backward(
@@ -252,7 +261,7 @@ class _Inputs:
         self.rows = tuple(None if x is None else x.contiguous() for x in (A, D, delta_bias))
         self.call = call = _Arguments()
         call.batches, call.channels, call.length = u.shape
-        call.groups, call.states, call.slices = B.shape[1], A.shape[1], 1
+        call.groups, call.states, call.slices = B.shape[1] if B.dim() == 4 else 1, A.shape[1], 1
         call.is_double, call.reverse, call.softplus = u.dtype == torch.float64, reverse, delta_softplus
         call.threads = 1 if u.numel() * A.shape[1] < SMALL else torch.get_num_threads()
         call.u, call.delta, call.z = sequence(u), sequence(delta), sequence(z)
@@ -261,7 +270,8 @@ class _Inputs:
 
 
 def _vectors(x: Tensor) -> _Vectors:
-    return _Vectors(x.data_ptr(), *x.stride())
+    batch, *group, state, position = x.stride()  # without groups: [B, N, L]
+    return _Vectors(x.data_ptr(), batch, group[0] if group else 0, state, position)
 
 
 def _slices(units: int, width: int) -> int:
