@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 __all__ = ["Report", "describe_machine", "dot_plot", "geometric_mean", "markdown", "timed_cell"]
 
@@ -130,6 +131,9 @@ def dot_plot(
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=45, marker="osD^v<>ph*"[index % 10], label=name, color=f"C{index % 10}", facecolors=face)
     axes.set(xscale="log", xlabel=label, title=title, yticks=range(len(cases)), yticklabels=list(cases))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(len(cases) - 0.5, -0.5)
     axes.grid(axis="x", which="both", color="0.9")
     axes.set_axisbelow(True)
