@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from madzoo.ops.kernels.c_abi import Sequence, is_watched, kernels_are_here, pointer, run, same_layout, sequence
-from madzoo.ops.selective_scan_reference import selective_scan_by_reference
+from madzoo.ops.kernels.selective_scan_autograd import differentiate_by, save
 
 __all__ = ["CHUNK", "cpu_selective_scan", "why_not_cpu"]
 
@@ -201,45 +201,12 @@ def _forward_shapes(
     return _outputs(u, A, B, rest[-1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.delta_softplus, ctx.reverse, _ = inputs
-    ctx.save_for_backward(*tensors, output[2])
-    ctx.mark_non_differentiable(output[2])
-    ctx.set_materialize_grads(False)  # zeros as large as the kept states would be written at every backward
-
-
-def _differentiate(
-    ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None, _: None
-) -> tuple[Tensor | None, ...]:
-    *tensors, checkpoints = ctx.saved_tensors
-    if grad_y is None:  # only the last state was used
-        grad_y = torch.zeros_like(tensors[0])
-    if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-        grads = _differentiable_backward(tensors, ctx.delta_softplus, ctx.reverse, grad_y, grad_last_state)
-    else:
-        grads = torch.ops.madzoo.selective_scan_backward(
-            grad_y, grad_last_state, *tensors, checkpoints, ctx.delta_softplus, ctx.reverse
-        )
-    found = (None if x is None else grad for x, grad in zip(tensors, grads, strict=True))
-    return *found, None, None, None
-
-
-def _differentiable_backward(
-    tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    u, delta, A, B, C, D, z, delta_bias = tensors
-    y, last_state = selective_scan_by_reference(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    wanted = [x for x in tensors if x is not None and x.requires_grad]
-    outputs, grads = ((y,), (grad_y,)) if grad_last_state is None else ((y, last_state), (grad_y, grad_last_state))
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in tensors)
-
-
 _library.impl("selective_scan", _forward, "CPU")
 _library.impl("selective_scan_backward", _backward, "CPU")
 torch.library.register_fake("madzoo::selective_scan", _forward_shapes, lib=_library)
 torch.library.register_fake("madzoo::selective_scan_backward", _backward_shapes, lib=_library)
-torch.library.register_autograd("madzoo::selective_scan", _differentiate, setup_context=_save, lib=_library)
+_gradients = differentiate_by(torch.ops.madzoo.selective_scan_backward)
+torch.library.register_autograd("madzoo::selective_scan", _gradients, setup_context=save, lib=_library)
 
 
 class _Inputs:

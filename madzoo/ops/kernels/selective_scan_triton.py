@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from madzoo.ops.kernels.selective_scan_autograd import differentiate_by, save
 from madzoo.ops.kernels.selective_scan_triton_backward import backward_kernel
 from madzoo.ops.kernels.selective_scan_triton_forward import forward_kernel
 from madzoo.ops.kernels.triton_functions import TERMS, tl, triton
-from madzoo.ops.selective_scan_reference import selective_scan_by_reference
 
 __all__ = ["triton_selective_scan", "why_not_triton"]
 
@@ -244,42 +244,6 @@ def _rows(A: Tensor, D: Tensor | None, delta_bias: Tensor | None) -> dict[str, A
     return {"A": A, "A_strides": A.stride(), "D": D, "bias": delta_bias}
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.delta_softplus, ctx.reverse, _ = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, output[2])
-
-
-def _differentiate(
-    ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    *tensors, kept = ctx.saved_tensors
-    if grad_y is None:
-        grad_y = torch.zeros_like(tensors[0])
-    if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-        grads = _differentiable_backward(tensors, ctx.delta_softplus, ctx.reverse, grad_y, grad_last)
-    else:
-        grads = torch.ops.madzoo.selective_scan_triton_backward(
-            grad_y, grad_last, *tensors, kept, ctx.delta_softplus, ctx.reverse
-        )
-    found = (None if x is None else grad for x, grad in zip(tensors, grads, strict=True))
-    return *found, None, None, None
-
-
-def _differentiable_backward(
-    tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    wide: list[Any] = [None if x is None else x.to(dtype) for x in tensors]
-    y, last_state = selective_scan_by_reference(*wide, delta_softplus=delta_softplus, reverse=reverse)
-    outputs, grads = (y.to(tensors[0].dtype),), (grad_y,)
-    if grad_last is not None:
-        outputs, grads = (*outputs, last_state), (*grads, grad_last)
-    wanted = [x for x in tensors if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in tensors)
-
-
 _library = torch.library.Library("madzoo", "FRAGMENT")
 _library.define(
     "selective_scan_triton(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z,"
@@ -293,4 +257,5 @@ _library.define(
 for _name, _function in (("selective_scan_triton", _forward), ("selective_scan_triton_backward", _backward)):
     _library.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"madzoo::{_name}", partial(_function, launch=False), lib=_library)
-torch.library.register_autograd("madzoo::selective_scan_triton", _differentiate, setup_context=_save, lib=_library)
+_gradients = differentiate_by(torch.ops.madzoo.selective_scan_triton_backward)
+torch.library.register_autograd("madzoo::selective_scan_triton", _gradients, setup_context=save, lib=_library)
