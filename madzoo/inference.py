@@ -11,6 +11,7 @@ of ``layer.weight``, copies and pickles are those of the model before. The price
 
 import copy
 import logging
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -82,15 +83,12 @@ class _Prepared:
 
     prepared: tuple[Any, Any, Any] | None = None
 
-    def derived(self, tensors: tuple[Tensor | None, ...]) -> Any:
+    def derived(self, tensors: tuple[Tensor | None, ...], derive: Callable[[], Any]) -> Any:
         state = [None if x is None else (id(x), x.data_ptr(), _version(x)) for x in tensors]
         if self.prepared is None or self.prepared[0] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self.prepared = (state, tensors, self.derive())  # the tensors are held, so that no other gets their id
+                self.prepared = (state, tensors, derive())  # the tensors are held, so that no other gets their id
         return self.prepared[2]
-
-    def derive(self) -> Any:
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"prepared": None}
@@ -119,7 +117,7 @@ class PackedLinear(_Prepared, nn.Linear):
         weight, bias = self.weight, self.bias
         if not _serves(input, weight):
             return F.linear(input, weight, bias)
-        packed, packed_bias = self.derived((weight, bias))
+        packed, packed_bias = self.derived((weight, bias), self.derive)
         if self.product_dtype == torch.float32:
             return torch.ops.mkldnn._linear_pointwise(input, packed, packed_bias, "none", [], "")
         if not _bfloat16_packs():
@@ -152,7 +150,7 @@ class FoldedConv2d(_Prepared, nn.Conv2d):
         _refuse_training(self)
         (norm,) = self.norm
         tensors = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        weight, bias = self.derived(tensors) if _is_constant(*tensors) else self.derive()
+        weight, bias = self.derived(tensors, self.derive) if _is_constant(*tensors) else self.derive()
         return self._conv_forward(input, weight, bias)
 
     def derive(self) -> tuple[Tensor, Tensor]:
