@@ -1,9 +1,8 @@
 """A model made ready for inference on a CPU: linear layers in oneDNN's packed form, batch norms folded, all frozen.
 
-In float32 ``F.linear`` goes through MKL, which on AMD takes an AVX2 path: 100 GFLOP/s on a Zen 5 core where oneDNN's
-AVX-512 kernels reach 220 (bfloat16: 440). Torch offers them as the operator ``mkldnn::_linear_pointwise``, which its
-own compiler emits; called directly it needs no compiler on the user's machine. Convolutions stay with ``F.conv2d``:
-it is oneDNN already, and weights packed without knowing the image size made a 16 x 16 patch stem ten times slower.
+What :mod:`madzoo.ops.linear` does for one product, done once: weights lie in oneDNN's own order, also in bfloat16
+(twice the rate again), and other packages' linear layers profit too. Convolutions stay with ``F.conv2d``: it is oneDNN
+already, and weights packed without knowing the image size made a 16 x 16 patch stem ten times slower.
 
 All that is prepared is derived: the dense weights stay where they were, under their names, so ``state_dict``, readers
 of ``layer.weight``, copies and pickles are those of the model before. The price is a second copy of the linear weights.
@@ -19,19 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.layers.linear import Linear
+from madzoo.ops.kernels.memory import keep_freed_memory
+from madzoo.ops.linear import HAS_ONEDNN, onednn_serves
 
 __all__ = ["FoldedBatchNorm2d", "FoldedConv2d", "PackedLinear", "optimize_for_cpu"]
 
 Model = TypeVar("Model", bound=nn.Module)
 DTYPES = (torch.float32, torch.bfloat16)
-# Multiply-adds below which F.linear wins: a oneDNN call costs some 15 microseconds before it computes.
-SMALL_WORK = 2**20
 # A bfloat16 layer casts its input and output; layers narrower than this lose more by that than they gain. In state
 # space models they make step sizes, B and C, which want float32 anyway.
 NARROW = 64
-# glibc's largest: malloc stops handing freed blocks up to this size back to the system once one was freed.
-LARGEST_KEPT = 32 * 2**20 - 2**16
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
 _log = logging.getLogger(__name__)
 
 
@@ -65,14 +62,14 @@ def optimize_for_cpu(model: Model, *, dtype: torch.dtype | None = None) -> Model
     dtype = torch.float32 if dtype is None else dtype
     _check(model, dtype)
     _tell_what_is_slow(dtype)
-    _keep_freed_memory()
+    keep_freed_memory()
     with torch.inference_mode(False):  # tensors made in inference mode would not tell when they are changed
         optimized = copy.deepcopy(model).eval().requires_grad_(False)
     _fold_batch_norms(optimized)
     classifier = getattr(optimized, "get_classifier", None)
     head = classifier() if callable(classifier) else None
     for module in optimized.modules():
-        if isinstance(module, nn.Linear) and (isinstance(module, PackedLinear) or _is_plain(module, nn.Linear)):
+        if isinstance(module, nn.Linear) and (isinstance(module, PackedLinear) or _is_plain(module, nn.Linear, Linear)):
             wide = min(module.in_features, module.out_features) >= NARROW and module is not head
             PackedLinear.turn(module, dtype if wide else torch.float32)
     return optimized
@@ -115,7 +112,7 @@ class PackedLinear(_Prepared, nn.Linear):
         """Returns ``input @ weight.T + bias``."""
         _refuse_training(self)
         weight, bias = self.weight, self.bias
-        if not _serves(input, weight):
+        if not onednn_serves(input, weight):
             return F.linear(input, weight, bias)
         packed, packed_bias = self.derived((weight, bias), self.derive)
         if self.product_dtype == torch.float32:
@@ -192,33 +189,12 @@ def _tell_what_is_slow(dtype: torch.dtype) -> None:
         _log.info("optimize_for_cpu: this processor has no bfloat16 instructions; float32 is quicker")
 
 
-def _keep_freed_memory() -> None:
-    # A forward pass frees megabytes after every block; malloc returns them to the system and then takes them back page
-    # by page, up to a third of the time of a Vim-tiny. Its thresholds follow the largest block ever freed: this one.
-    torch.empty(LARGEST_KEPT, dtype=torch.uint8, device="cpu")
-
-
 def _bfloat16_is_native() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _bfloat16_packs() -> bool:
     return HAS_ONEDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _serves(x: Tensor, weight: Tensor) -> bool:
-    # The packed kernel has no derivative, and no autocast.
-    return (
-        x.numel() * weight.shape[0] >= SMALL_WORK
-        and x.dtype == weight.dtype == torch.float32
-        and x.is_cpu
-        and weight.is_cpu
-        and x.dim() > 1
-        and x.shape[-1] == weight.shape[1]
-        and HAS_ONEDNN
-        and not torch.is_autocast_enabled("cpu")
-        and _is_constant(x, weight)
-    )
 
 
 def _is_constant(*tensors: Tensor | None) -> bool:
@@ -235,10 +211,10 @@ def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def _is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     # A subclass may compute something else, and a hook may replace a weight or look at what passes.
     hooked = module._forward_pre_hooks or module._forward_hooks or module._backward_hooks
-    return type(module) is kind and not hooked
+    return type(module) in kinds and not hooked
 
 
 def _fold_batch_norms(model: nn.Module) -> None:

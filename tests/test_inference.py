@@ -4,6 +4,7 @@ import copy
 import io
 import logging
 import platform
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from torchvision.transforms.functional import pil_to_tensor
 import madzoo
 from madzoo.data.images import normalize
 from madzoo.errors import ConfigError
-from madzoo.inference import SMALL_WORK, FoldedBatchNorm2d, FoldedConv2d, PackedLinear, optimize_for_cpu
+from madzoo.inference import FoldedBatchNorm2d, FoldedConv2d, PackedLinear, optimize_for_cpu
 from madzoo.layers import Mamba
 from madzoo.layers.s4 import S4Block
 from madzoo.layers.s4d import S4D
+from madzoo.ops.linear import SMALL_WORK
 
 ASSETS = Path(madzoo.__file__).parent / "assets"
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -335,7 +337,8 @@ def test_bfloat16_works_without_onednns_kernels(layer, monkeypatch, caplog):
 
 
 def test_torch_without_onednn_runs_as_before(layer, monkeypatch, caplog):
-    monkeypatch.setattr("madzoo.inference.HAS_ONEDNN", False)
+    for module in ("madzoo.inference", "madzoo.ops.linear"):
+        monkeypatch.setattr(sys.modules[module], "HAS_ONEDNN", False)
     with caplog.at_level(logging.INFO, logger="madzoo.inference"):
         fast = optimize_for_cpu(layer)
     assert "without oneDNN" in caplog.text

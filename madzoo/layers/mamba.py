@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
+from madzoo.layers.linear import Linear
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.discretize import discretize_euler
@@ -90,12 +91,12 @@ class Mamba(nn.Module):
             )
         self.A_log = nn.Parameter(state_decay_log(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner))
-        self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
+        self.in_proj = Linear(d_model, 2 * self.d_inner, bias=bias)
         self.conv1d = depthwise_conv1d(self.d_inner, d_conv, bias=conv_bias)
-        self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
+        self.x_proj = Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(self.dt_rank, self.d_inner)
         init_dt_proj(self.dt_proj, low=dt_min, high=dt_max, kind=dt_init, scale=dt_scale, floor=dt_init_floor)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps a sequence.

@@ -5,6 +5,8 @@ Axes: B series, T tokens, D channels, H horizon, Q quantiles.
 
 from torch import Tensor, nn
 
+from madzoo.layers.linear import Linear
+
 __all__ = ["QuantileHead"]
 
 
@@ -42,9 +44,9 @@ class QuantileHead(nn.Module):
         self.shape = (prediction_length, num_quantiles)
         width = num_tokens * d_model
         self.dropout = nn.Dropout(dropout)
-        self.bottleneck = nn.Sequential(nn.Linear(width, bottleneck), nn.GELU()) if bottleneck else nn.Identity()
-        self.projection = nn.Linear(bottleneck or width, prediction_length * num_quantiles)
-        self.gate = nn.Linear(bottleneck or width, prediction_length) if gated else None
+        self.bottleneck = nn.Sequential(Linear(width, bottleneck), nn.GELU()) if bottleneck else nn.Identity()
+        self.projection = Linear(bottleneck or width, prediction_length * num_quantiles)
+        self.gate = Linear(bottleneck or width, prediction_length) if gated else None
 
     def forward(self, x_BTD: Tensor, *, shift_BH: Tensor | None = None, anchor_B1: Tensor | None = None) -> Tensor:
         """Returns sorted quantiles.

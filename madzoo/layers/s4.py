@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, NotCausalError, ShapeError, nearest
+from madzoo.layers.linear import Linear
 from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_zoh
 from madzoo.ops.hippo import diagonal_init
@@ -294,5 +295,5 @@ def _output_map(d_model: int, final_act: str | None) -> nn.Module:
     if final_act is None:
         return nn.Identity()
     if final_act == "glu":
-        return nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
-    return nn.Sequential(nn.Linear(d_model, d_model), nn.Identity())
+        return nn.Sequential(Linear(d_model, 2 * d_model), nn.GLU(dim=-1))
+    return nn.Sequential(Linear(d_model, d_model), nn.Identity())

@@ -5,6 +5,7 @@ from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discretize_zoh
 from madzoo.ops.gated_mean import gated_mean
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
+from madzoo.ops.linear import linear
 from madzoo.ops.long_conv import long_conv
 from madzoo.ops.scan import linear_scan
 from madzoo.ops.selective_scan import selective_scan, use_backend
@@ -21,6 +22,7 @@ __all__ = [
     "discretize_zoh",
     "gated_mean",
     "hippo_matrix",
+    "linear",
     "linear_scan",
     "long_conv",
     "nplr",

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from madzoo.errors import ConfigError, nearest
 from madzoo.layers.drop_path import DropPath
+from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d, init_dt_proj, resolve_dt_rank, selective_branch, state_decay_log
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, input_output_scale
 from madzoo.layers.norms import RMSNorm
@@ -344,14 +345,14 @@ class VimMixer(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
         self.A_b_log = nn.Parameter(state_decay_log(inner, states))
         self.D_b = nn.Parameter(torch.ones(inner))
-        self.in_proj = nn.Linear(config.embed_dim, 2 * inner, bias=False)
+        self.in_proj = Linear(config.embed_dim, 2 * inner, bias=False)
         self.conv1d = depthwise_conv1d(inner, config.d_conv)
-        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
-        self.dt_proj = nn.Linear(rank, inner)
+        self.x_proj = Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = Linear(rank, inner)
         self.conv1d_b = depthwise_conv1d(inner, config.d_conv)
-        self.x_proj_b = nn.Linear(inner, rank + 2 * states, bias=False)
-        self.dt_proj_b = nn.Linear(rank, inner)
-        self.out_proj = nn.Linear(inner, config.embed_dim, bias=False)
+        self.x_proj_b = Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj_b = Linear(rank, inner)
+        self.out_proj = Linear(inner, config.embed_dim, bias=False)
         init_dt_proj(self.dt_proj)
         # As published: the backward direction keeps a plain linear layer with bias 0, so its first steps are near 0.7.
         nn.init.zeros_(self.dt_proj_b.bias)
@@ -397,7 +398,7 @@ def _check_pool(pool: str) -> None:
 
 
 def _head(width: int, num_classes: int) -> nn.Module:
-    return nn.Linear(width, num_classes) if num_classes else nn.Identity()
+    return Linear(width, num_classes) if num_classes else nn.Identity()
 
 
 def _init_head(head: nn.Module) -> None:

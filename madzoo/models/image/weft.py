@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from madzoo.errors import ShapeError
 from madzoo.layers.drop_path import DropPath
+from madzoo.layers.linear import Linear
 from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
@@ -107,8 +108,8 @@ class ScanDirection(nn.Module):
         super().__init__()
         self.reverse = reverse
         self.sizes = (config.dt_rank, config.d_state, config.d_state)
-        self.x_proj = nn.Linear(dim, sum(self.sizes), bias=False)
-        self.dt_proj = nn.Linear(config.dt_rank, dim)
+        self.x_proj = Linear(dim, sum(self.sizes), bias=False)
+        self.dt_proj = Linear(config.dt_rank, dim)
         self.A_log = nn.Parameter(torch.arange(1, config.d_state + 1).to(self.dt_proj.weight).log().repeat(dim, 1))
         self.D = nn.Parameter(torch.ones(dim))
         nn.init.uniform_(self.dt_proj.weight, -(config.dt_rank**-0.5), config.dt_rank**-0.5)
@@ -139,10 +140,10 @@ class WovenMixer(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.route = route
-        self.in_proj = nn.Linear(dim, 2 * dim, bias=False)
+        self.in_proj = Linear(dim, 2 * dim, bias=False)
         reverses = (False, True) if config.scan else ()
         self.directions = nn.ModuleList(ScanDirection(dim, config, reverse=r) for r in reverses)
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = Linear(dim, dim, bias=False)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Returns the mixed grid."""
@@ -169,7 +170,7 @@ class WeftBlock(nn.Module):
         self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.mixer = WovenMixer(config, route=route)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = nn.Sequential(Linear(dim, hidden), nn.GELU(), Linear(hidden, dim))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
@@ -292,7 +293,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Conv2d, 
 
 
 def _make_head(dim: int, num_classes: int) -> nn.Module:
-    return nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+    return Linear(dim, num_classes) if num_classes else nn.Identity()
 
 
 def _adapt_weights(state: dict[str, Tensor], source: WeftConfig, target: WeftConfig) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from madzoo.errors import CheckpointError, ConfigError, ShapeError
 from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.linear import Linear
 from madzoo.layers.quantile_head import QuantileHead
 from madzoo.layers.s4d import S4DKernel
 from madzoo.layers.series_scaler import SeriesScaler
@@ -120,7 +121,7 @@ class PatchS4D(Forecaster):
         self.num_channels = None
         self.scaler = SeriesScaler()
         # The position embedding contains the bias; a second one would be redundant.
-        self.patch_embed = nn.Linear(2 * config.patch_size, config.d_model, bias=False)
+        self.patch_embed = Linear(2 * config.patch_size, config.d_model, bias=False)
         self.pos_embed = nn.Parameter(0.02 * torch.randn(config.num_tokens, config.d_model))
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(PatchS4DBlock(config) for _ in range(config.depth))
@@ -137,7 +138,7 @@ class PatchS4D(Forecaster):
         )
         self.linear_skip: nn.Linear | None = None
         if config.linear_skip:
-            skip = nn.Linear(config.context_length, config.prediction_length, bias=False)
+            skip = Linear(config.context_length, config.prediction_length, bias=False)
             nn.init.zeros_(skip.weight)
             self.linear_skip = skip
 
@@ -207,13 +208,13 @@ class PatchS4DBlock(nn.Module):
         self.kernel_forward = S4DKernel(d_model, **system)
         self.kernel_backward = S4DKernel(d_model, **system) if config.bidirectional else None
         self.D = nn.Parameter(torch.randn(d_model))
-        self.gate = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), nn.Linear(d_model, 2 * d_model), nn.GLU(-1))
+        self.gate = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), Linear(d_model, 2 * d_model), nn.GLU(-1))
         self.norm2 = nn.RMSNorm(d_model, eps=1e-5, elementwise_affine=False)
         self.feed_forward = nn.Sequential(
-            nn.Linear(d_model, config.expand * d_model),
+            Linear(d_model, config.expand * d_model),
             nn.GELU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.expand * d_model, d_model),
+            Linear(config.expand * d_model, d_model),
         )
         self.dropout = nn.Dropout(config.dropout)
 

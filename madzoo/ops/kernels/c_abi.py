@@ -11,7 +11,7 @@ from torch import Tensor
 
 from madzoo.ops.kernels.library import kernel_library
 
-__all__ = ["Sequence", "is_watched", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
+__all__ = ["Sequence", "is_followed", "is_watched", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
 
 
 class Sequence(ctypes.Structure):
@@ -44,16 +44,20 @@ def kernels_are_here() -> bool:
     return kernel_library() is not None
 
 
-def is_watched(x: Tensor) -> bool:
-    """Returns whether something must see an operator called: a compiler, a tracer, a derivative, a tensor subclass."""
+def is_followed(x: Tensor) -> bool:
+    """Returns whether something follows operators by name: a compiler, a tracer, a derivative, a tensor subclass."""
     return (
         type(x) not in (Tensor, torch.nn.Parameter)
         or torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
         or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+def is_watched(x: Tensor) -> bool:
+    """Returns whether something must see an operator called: what follows operators, or a profiler."""
+    return is_followed(x) or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def run(name: str, arguments: ctypes.Structure) -> None:

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from madzoo.errors import BackendError, nearest
+from madzoo.ops.kernels.memory import keep_freed_memory
 
 __all__ = ["ISAS", "KernelStatus", "instruction_set", "kernel_library", "kernel_status"]
 
-ABI_VERSION = 5  # of csrc/dispatch.c: raised together, whenever an exported function changes
+ABI_VERSION = 6  # of csrc/dispatch.c: raised together, whenever an exported function changes
 ISAS = ("baseline", "avx2", "avx512")  # each serves wherever the next one does
 LIBRARY = Path(__file__).with_name("_kernels.so")
 
@@ -103,6 +104,7 @@ _serving: dict[str, str] = {}
 @cache
 def _load() -> ctypes.CDLL | str:
     """Returns the library, or the reason why there is none."""
+    keep_freed_memory()
     try:
         library = _open()
     except (OSError, AttributeError) as error:

@@ -110,9 +110,17 @@ int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args) {
     return run(madzoo_tables()->undiagonal[!!a.is_double], &a, a.threads);
 }
 
-int madzoo_gated_mean(const madzoo_gate_args *args) {
+/* --- the gated mean ------------------------------------------------------------------------------------------------ */
+
+int madzoo_gated_mean_forward(const madzoo_gate_args *args) {
     return run(madzoo_tables()->gate[!!args->is_double], args, args->threads);
 }
+
+int madzoo_gated_mean_backward(const madzoo_gate_args *args) {
+    return run(madzoo_tables()->ungate[!!args->is_double], args, args->threads);
+}
+
+/* --- the limits ---------------------------------------------------------------------------------------------------- */
 
 double madzoo_limit_state_update(int64_t updates, int is_double) {
     return madzoo_tables()->limit[!!is_double](updates);

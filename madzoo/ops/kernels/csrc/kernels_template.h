@@ -32,6 +32,7 @@ const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
     .diagonal = {MADZOO_PASTE(pass_worker, f32, ISA), MADZOO_PASTE(pass_worker, f64, ISA)},
     .undiagonal = {MADZOO_PASTE(unpass_worker, f32, ISA), MADZOO_PASTE(unpass_worker, f64, ISA)},
     .gate = {MADZOO_PASTE(gate_worker, f32, ISA), MADZOO_PASTE(gate_worker, f64, ISA)},
+    .ungate = {MADZOO_PASTE(ungate_worker, f32, ISA), MADZOO_PASTE(ungate_worker, f64, ISA)},
     .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
     .limit_exp = {MADZOO_PASTE(limit_exp, f32, ISA), MADZOO_PASTE(limit_exp, f64, ISA)},
 };

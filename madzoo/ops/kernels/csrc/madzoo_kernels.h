@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define MADZOO_ABI_VERSION 5
+#define MADZOO_ABI_VERSION 6
 #define MADZOO_EXPORT __attribute__((visibility("default")))
 
 /* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
@@ -58,6 +58,7 @@ typedef struct {
     int64_t batch, channels, length;
     int32_t is_double, threads;
     madzoo_sequence x, y, z, out;
+    madzoo_sequence grad_out, grad_x, grad_z; /* backward; the gradient of y is that of x */
 } madzoo_gate_args;
 
 /* Positions between two kept states of the diagonal scan, and the channels that lie side by side in its matrices. */
@@ -92,7 +93,8 @@ MADZOO_EXPORT int madzoo_conv1d_backward(const madzoo_conv1d_args *args);
 MADZOO_EXPORT int madzoo_diagonal_scan_forward(const madzoo_diagonal_scan_args *args);
 MADZOO_EXPORT int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args *args);
 
-MADZOO_EXPORT int madzoo_gated_mean(const madzoo_gate_args *args);
+MADZOO_EXPORT int madzoo_gated_mean_forward(const madzoo_gate_args *args);
+MADZOO_EXPORT int madzoo_gated_mean_backward(const madzoo_gate_args *args);
 
 /* Runs `updates` state updates (an exponential, two fused multiply-adds and one product each) in registers on this
  * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */

@@ -16,6 +16,7 @@ typedef struct {
     void (*diagonal[2])(void *job);
     void (*undiagonal[2])(void *job);
     void (*gate[2])(void *job);
+    void (*ungate[2])(void *job);
     double (*limit[2])(int64_t updates);
     double (*limit_exp[2])(int64_t count);
 } madzoo_table;
