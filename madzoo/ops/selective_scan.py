@@ -14,6 +14,7 @@ from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError, nearest
 from madzoo.ops.kernels.selective_scan_cpu import cpu_selective_scan, why_not_cpu
+from madzoo.ops.kernels.selective_scan_direct import scan_directly
 from madzoo.ops.onnx_export import is_onnx_export
 from madzoo.ops.selective_scan_lean import lean_selective_scan, why_not_lean
 from madzoo.ops.selective_scan_onnx import selective_scan_for_onnx, why_not_onnx
@@ -117,8 +118,13 @@ def selective_scan(
         >>> y.shape
         torch.Size([1, 2, 3])
     """
+    asked = _default if backend == "auto" else backend
+    if asked in ("auto", "cpu") and not return_last_state:
+        direct = scan_directly(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+        if direct is not None:
+            return direct
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
-    chosen = _choose(_default if backend == "auto" else backend, u, delta, A, B, C, return_last_state)
+    chosen = _choose(asked, u, delta, A, B, C, return_last_state)
     scan, _ = _backend(chosen)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     as_read = u.dtype if chosen in READ_HALVES else dtype

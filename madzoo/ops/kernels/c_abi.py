@@ -60,12 +60,12 @@ def is_watched(x: Tensor) -> bool:
     return is_followed(x) or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
 
 
-def run(name: str, arguments: ctypes.Structure) -> None:
-    """Calls an exported function with its arguments.
+def run(name: str, arguments: ctypes.Structure | bytes) -> None:
+    """Calls an exported function with its arguments, a structure or the bytes of one.
 
     Raises:
         MemoryError: when the kernel got no memory for its scratch.
     """
     function = getattr(kernel_library(), name)
-    if function(ctypes.byref(arguments)) != 0:
+    if function(arguments if isinstance(arguments, bytes) else ctypes.byref(arguments)) != 0:
         raise MemoryError(f"{name} found no memory for its scratch")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from madzoo.ops.kernels.c_abi import Sequence, is_watched, kernels_are_here, pointer, run, same_layout, sequence
+from madzoo.ops.kernels.c_abi import Sequence, kernels_are_here, pointer, run, same_layout, sequence
 from madzoo.ops.kernels.selective_scan_autograd import differentiate_by, save
 
-__all__ = ["CHUNK", "cpu_selective_scan", "why_not_cpu"]
+__all__ = ["CHUNK", "SMALL", "Arguments", "cpu_selective_scan", "why_not_cpu"]
 
 CHUNK = 16  # csrc/madzoo_kernels.h: positions between two kept states
 TILE = 16  # the most channels that a vector holds
@@ -26,7 +26,7 @@ class _Vectors(ctypes.Structure):
     _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in _strides)]
 
 
-class _Arguments(ctypes.Structure):
+class Arguments(ctypes.Structure):
     """Mirrors ``madzoo_selective_scan_args``, field by field."""
 
     _fields_ = [
@@ -76,11 +76,6 @@ def cpu_selective_scan(
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    if not keep and not is_watched(u):  # torch's dispatcher costs as much as a small scan
-        inputs = _Inputs(*tensors, delta_softplus, reverse)
-        y, last_state = same_layout(u), u.new_empty(u.shape[0], *A.shape)
-        _scan(inputs, y, last_state, None)
-        return y, last_state
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
     y, last_state, _ = torch.ops.madzoo.selective_scan(
         u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep
@@ -123,14 +118,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, last_state, checkpoints = _outputs(u, A, B, keep)
     inputs = _Inputs(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    _scan(inputs, y, last_state, checkpoints if keep else None)
-    return y, last_state, checkpoints
-
-
-def _scan(inputs: "_Inputs", y: Tensor, last_state: Tensor, checkpoints: Tensor | None) -> None:
     call = inputs.call
-    call.out, call.last_state, call.checkpoints = sequence(y), last_state.data_ptr(), pointer(checkpoints)
+    call.out, call.last_state = sequence(y), last_state.data_ptr()
+    call.checkpoints = checkpoints.data_ptr() if keep else None
     run("madzoo_selective_scan_forward", call)
+    return y, last_state, checkpoints
 
 
 def _backward(
@@ -226,7 +218,7 @@ class _Inputs:
         reverse: bool,
     ) -> None:
         self.rows = tuple(None if x is None else x.contiguous() for x in (A, D, delta_bias))
-        self.call = call = _Arguments()
+        self.call = call = Arguments()
         call.batches, call.channels, call.length = u.shape
         call.groups, call.states, call.slices = B.shape[1] if B.dim() == 4 else 1, A.shape[1], 1
         call.is_double, call.reverse, call.softplus = u.dtype == torch.float64, reverse, delta_softplus
