@@ -100,6 +100,7 @@ def bench_table(found: Any) -> Table:
         ],
         "input": [" x ".join(map(str, result.input_shape)) for result in found.results],
         "scan backend": [result.setup.backend for result in found.results],
+        "compiled kernels": ["as found" if result.setup.kernels else "off" for result in found.results],
         "dtype": [f"{result.setup.dtype}{', optimised' if result.setup.optimize else ''}" for result in found.results],
     }
     for what, values in lines.items():

@@ -3,8 +3,8 @@
     python scripts/bench_models.py [--threads 1 2] [--batches 1 8] [--data-dir DIR] [--json FILE] [--plot FILE]
     python scripts/bench_models.py --plot docs/bench_models.png --into docs/performance.md
 
-Inference of a Vim beside DeiT, MambaOut and a ResNet; a training step of a small image model with the kernel and
-without it; a forecaster. With ``--data-dir`` (or MADZOO_DATA_DIR) also how often an optimised bundled classifier names
+Inference of a Vim beside DeiT, MambaOut and a ResNet; a training step of small image models with the kernels and
+without; a forecaster. With ``--data-dir`` (or MADZOO_DATA_DIR) also how often an optimised bundled classifier names
 the class of the plain one. Prints one Markdown table.
 """
 
@@ -33,7 +33,7 @@ from madzoo.workflows.bench_step import BenchSetup, Step, prepare
 
 VIM, QUICK_VIM = "vim_tiny_patch16_224", "weft_micro_patch4_32"
 BASELINES = ("timm/deit_tiny_patch16_224", "timm/mambaout_femto", "timm/resnet18")
-TRAINED, TRAINING_BATCH = "weft_micro_patch4_32", 128
+TRAINED, TRAINING_BATCH = ("vim_nano_patch4_32", "weft_micro_patch4_28"), 128  # half a million parameters each
 FORECASTER, SERIES_BATCH = "patch_s4d_small_672_168", 32
 CLASSIFIER, DATASET = "weft_micro_patch4_32.cifar10", "cifar10"
 FOREIGN_SCAN = "transformers' scan"
@@ -48,7 +48,7 @@ def inference(name: str, batch: int, *, baselines: tuple[str, ...] = BASELINES) 
         name: plain,
         f"{name}, optimised": replace(plain, optimize=True),
         f"{name}, optimised, bfloat16": replace(plain, optimize=True, dtype="bfloat16"),
-        f"{name}, without the kernel": replace(plain, backend="torch"),
+        f"{name}, without the kernels": replace(plain, kernels=False),
     }
     steps = {label: prepare(setup) for label, setup in setups.items()}
     if mamba_selective_scan is not None and name == VIM:
@@ -90,11 +90,11 @@ def with_foreign_scan(step: Step, *, as_in_mixer: bool) -> Step:
     return replace(step, run=run)
 
 
-def training(batch: int) -> dict[str, Step]:
-    """Returns one training step under bfloat16 autocast, with the kernel and without."""
-    setup = BenchSetup(model=TRAINED, batch=batch, dtype="bfloat16", train=True)
-    lean = replace(setup, backend="torch")
-    return {f"{TRAINED}, training": prepare(setup), f"{TRAINED}, training without the kernel": prepare(lean)}
+def training(name: str, batch: int) -> dict[str, Step]:
+    """Returns one training step under bfloat16 autocast, with the kernels and without."""
+    setup = BenchSetup(model=name, batch=batch, dtype="bfloat16", train=True)
+    lean = replace(setup, kernels=False)
+    return {f"{name}, training": prepare(setup), f"{name}, training without the kernels": prepare(lean)}
 
 
 def forecasting(batch: int) -> dict[str, Step]:
@@ -111,7 +111,8 @@ def measure(args: argparse.Namespace) -> list[tuple[str, BenchResult]]:
         for batch in args.batches:
             baselines = BASELINES[-1:] if args.quick else BASELINES
             found += timed(inference(QUICK_VIM if args.quick else VIM, batch, baselines=baselines), args)
-        found += timed(training(4 if args.quick else TRAINING_BATCH), args)
+        for name in TRAINED:
+            found += timed(training(name, 4 if args.quick else TRAINING_BATCH), args)
         found += timed(forecasting(2 if args.quick else SERIES_BATCH), args)
     return found
 

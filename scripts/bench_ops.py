@@ -60,7 +60,7 @@ def _table(title: str, name: str, sizes: Sizes, make: Callable[..., dict[str, Ca
         rounds = rounds_for(sum(first.values()), budget=5, least=5, most=41)
         found = medians(time_in_turns(calls, rounds=rounds))
         names = list(found)
-        rows.append([size, *(timed_cell(found[path], found[names[0]]) for path in names), rounds])
+        rows.append([size, *(timed_cell(found[path], found[path] / found[names[0]]) for path in names), rounds])
     return markdown(f"{title}: median ms, and times as long as the first", [name, *names, "n"], rows)
 
 

@@ -95,17 +95,14 @@ def markdown(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]
     return "\n".join([title, "", *head, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
-def timed_cell(seconds: float | None, base: float | None) -> str:
-    """Returns milliseconds, and how many times as long as the base.
+def timed_cell(seconds: float, ratio: float) -> str:
+    """Returns milliseconds, and how many times as long as something else that is.
 
     Example:
-        >>> timed_cell(0.1, 0.002), timed_cell(None, 0.002)
-        ('100 (50x)', '')
+        >>> timed_cell(0.1, 50.0)
+        '100 (50x)'
     """
-    if seconds is None:
-        return ""
-    ratio = f" ({seconds / base:.3g}x)" if base else ""
-    return f"{1e3 * seconds:.3g}{ratio}" if seconds < 1 else f"{1e3 * seconds:.0f}{ratio}"
+    return f"{1e3 * seconds:{'.3g' if seconds < 1 else '.0f'}} ({ratio:.3g}x)"
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:

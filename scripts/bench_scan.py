@@ -20,9 +20,7 @@ import torch
 from bench_limits import limits
 from bench_peers import Variant, our_variants, peer_variants
 from bench_report import Report, describe_machine, dot_plot, geometric_mean, markdown, timed_cell
-from bench_scan_measure import Size, errors, growth, hot, memory, peak, served, stepping, time_variants
-
-from madzoo.ops.selective_scan import BACKENDS
+from bench_scan_measure import Size, errors, growth, hot, memory, peak, served, stepping, time_pairs, time_variants
 
 FORWARD: tuple[Size, ...] = ((8, 384, 197, 16), (1, 384, 197, 16), (4, 128, 2048, 16), (1, 1536, 512, 16))
 TRAINING: tuple[Size, ...] = ((8, 384, 197, 16), (32, 256, 96, 16))
@@ -31,6 +29,7 @@ LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 IN_MEMORY = ("madzoo cpu", "madzoo cpu, [B,D,L]", "madzoo torch", "mambapy pscan", "transformers")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 POSITIONS = (0, 1000, 10000)
+OURS = ("cpu", "torch", "reference")
 SECTIONS = ("limits", "forward", "training", "growth", "steps", "error", "memory")
 
 
@@ -47,9 +46,11 @@ def measure(variants: list[Variant], args: argparse.Namespace, tell: Callable[[s
         tell(limits_table(found["limits"]))
     for section, sizes in (("forward", FORWARD), ("training", TRAINING)):
         if section in args.only:
-            timing = {"training": section == "training", "rounds": args.rounds, "clock": clock}
+            names, training = [variant.name for variant in variants], section == "training"
+            timing = [*options, "--clock", args.clock, *(["--rounds", str(args.rounds)] if args.rounds else [])]
             found[section] = {
-                str(size): time_variants(variants, size, **timing) for size in (QUICK if args.quick else sizes)
+                str(size): time_pairs(names, size, training=training, options=timing)
+                for size in (QUICK if args.quick else sizes)
             }
             tell(times_table(section, found[section], args))
     if "growth" in args.only:
@@ -74,6 +75,18 @@ def measure(variants: list[Variant], args: argparse.Namespace, tell: Callable[[s
     return found
 
 
+def measure_as_child(args: argparse.Namespace) -> Any:
+    """Measures one variant: the peak of its memory, or its time in turns with the first of ours."""
+    name, what, *numbers = args.peak or args.pair
+    batch, channels, length, states = map(int, numbers)
+    size, training = (batch, channels, length, states), what == "training"
+    if args.peak:
+        return peak(name, what, size, args.mamba_ref)
+    first, *others = served(our_variants(OURS) + peer_variants(args.mamba_ref))
+    pair = [first, *(variant for variant in others if variant.name == name)]
+    return time_variants(pair, size, training=training, rounds=args.rounds, clock=CLOCKS[args.clock])
+
+
 def limits_table(found: dict[str, Any]) -> str:
     """Shows the machine's rates, and ours as a share of the limit of state updates."""
     machine, rows = found["machine"], []
@@ -91,10 +104,10 @@ def limits_table(found: dict[str, Any]) -> str:
 def times_table(section: str, found: dict[str, Any], args: argparse.Namespace) -> str:
     """Shows medians by path and size, each with its ratio to the first of ours."""
     names = list(next(iter(found.values()))["seconds"])
-    columns = [f"{size}, n = {entry['rounds']}" for size, entry in found.items()]
+    columns = [f"{size}, n = {'-'.join(map(str, sorted(set(entry['rounds']))))}" for size, entry in found.items()]
     rows = []
     for name in names:
-        cells = [timed_cell(entry["seconds"].get(name), entry["seconds"][names[0]]) for entry in found.values()]
+        cells = [timed_cell(entry["seconds"][name], entry["ratios"][name]) for entry in found.values()]
         rows.append([name, *cells])
     what = "Forward" if section == "forward" else "Forward and backward"
     title = f"{what}: median ms ({args.clock} clock, {args.threads} thread(s)), and times as long as {names[0]}"
@@ -149,6 +162,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--into", type=Path, help="page between whose markers the tables are written")
     parser.add_argument("--quick", action="store_true", help="one small size, three rounds: does everything run?")
     parser.add_argument("--peak", nargs=6, help=argparse.SUPPRESS)  # a child process that measures its own memory
+    parser.add_argument("--pair", nargs=6, help=argparse.SUPPRESS)  # one that times a variant in turns with our first
     args = parser.parse_args()
     args.rounds = args.rounds or (3 if args.quick else None)
     return args
@@ -158,14 +172,11 @@ def main() -> None:
     """Prints the tables; writes the numbers and the plot where asked."""
     args = parse()
     torch.set_num_threads(args.threads)
-    if args.peak:
-        name, what, *size = args.peak
-        batch, channels, length, states = map(int, size)
-        print(json.dumps(peak(name, what, (batch, channels, length, states), args.mamba_ref)))
+    if args.peak or args.pair:
+        print(json.dumps(measure_as_child(args)))
         return
     report = Report("bench_scan", args.into)
-    order = [name for name in ("cpu", "torch", "reference") if name in BACKENDS]
-    variants = served(our_variants(tuple(order)) + peer_variants(args.mamba_ref))
+    variants = served(our_variants(OURS) + peer_variants(args.mamba_ref))
     found = measure(variants, args, report.tell)
     if args.json:
         settings = {"threads": args.threads, "clock": args.clock}

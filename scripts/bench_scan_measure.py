@@ -29,6 +29,7 @@ __all__ = [
     "run",
     "served",
     "stepping",
+    "time_pairs",
     "time_variants",
 ]
 
@@ -73,8 +74,34 @@ def time_variants(
             raise SystemExit(f"{name} deviates by {worst:.1e} at {size}: nothing was timed")
     del found, truth
     seconds = time.perf_counter() - seconds
-    rounds = rounds or rounds_for(seconds, budget=60 if training else 20, least=5, most=41)
+    rounds = rounds or rounds_for(seconds, budget=12 if training else 5, least=5, most=41)
     return {"rounds": rounds, "seconds": medians(time_in_turns(calls, rounds=rounds, clock=clock))}
+
+
+def time_pairs(names: list[str], size: Size, *, training: bool, options: list[str]) -> dict[str, Any]:
+    """Times every variant in turns with the first, each pair in a fresh process.
+
+    What others free stays in the heap, and can spare a peer that writes tensors of states half its time: beside all
+    the others it would be faster, by chance, than anyone sees it who uses it.
+
+    Returns:
+        seconds by name (of the first: the median of all processes), ratios by name, each from its own process, and the
+        fewest and the most rounds.
+    """
+    first, *others = names
+    what = "training" if training else "forward"
+    pairs = {name: _child(*options, "--pair", name, what, *map(str, size)) for name in others}
+    seconds = {first: statistics.median(pair["seconds"][first] for pair in pairs.values())}
+    seconds |= {name: pair["seconds"][name] for name, pair in pairs.items()}
+    ratios = {first: 1.0} | {name: pair["seconds"][name] / pair["seconds"][first] for name, pair in pairs.items()}
+    rounds = [pair["rounds"] for pair in pairs.values()]
+    return {"rounds": [min(rounds), max(rounds)], "seconds": seconds, "ratios": ratios}
+
+
+def _child(*words: str) -> Any:
+    """Runs the program in a fresh process and returns what it says last, which is JSON."""
+    told = subprocess.run([sys.executable, str(PROGRAM), *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return json.loads(told.splitlines()[-1])
 
 
 def hot(variant: Variant, size: Size, *, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
@@ -117,11 +144,7 @@ def errors(variants: list[Variant], size: Size) -> dict[str, tuple[float, float]
 
 def memory(name: str, size: Size, *options: str) -> dict[str, float | None]:
     """Returns MiB above the inputs, of the forward and of forward and backward, each in a fresh process."""
-    found = {}
-    for what in ("forward", "training"):
-        words = [sys.executable, str(PROGRAM), *options, "--peak", name, what, *map(str, size)]
-        found[what] = json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    return found
+    return {what: _child(*options, "--peak", name, what, *map(str, size)) for what in ("forward", "training")}
 
 
 def peak(name: str, what: str, size: Size, mamba_ref: Path | None) -> float | None:

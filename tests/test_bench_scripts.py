@@ -15,7 +15,7 @@ from bench_models import draw, forecasting, inference, table, timed
 from bench_peers import MEMORY, Variant, make_inputs, our_variants, peer_variants
 from bench_report import Report, describe_machine, dot_plot
 from bench_scan import growth_table, limits_table, memory_table, times_table
-from bench_scan_measure import deviation, errors, growth, run, served, stepping, time_variants
+from bench_scan_measure import deviation, errors, growth, run, served, stepping, time_pairs, time_variants
 
 SIZE = (2, 5, 7, 4)
 
@@ -95,12 +95,27 @@ def test_rates_of_the_machine_are_positive(monkeypatch):
     assert all(rate > 1e6 for rate in found.values())
 
 
+def test_a_pair_is_timed_in_a_process_of_its_own():
+    names = [variant.name for variant in served(our_variants(("cpu", "torch")))]
+    found = time_pairs(names, SIZE, training=False, options=["--rounds", "2"])
+    assert found["rounds"] == [2, 2]
+    assert list(found["seconds"]) == list(found["ratios"]) == names
+    assert min(*found["seconds"].values(), *found["ratios"].values()) > 0
+    assert found["ratios"][names[0]] == 1
+
+
 def test_tables(args):
-    times = {"(1, 2, 3, 4)": {"rounds": 7, "seconds": {"ours": 0.001, "theirs": 0.25}}}
+    times = {
+        "(1, 2, 3, 4)": {
+            "rounds": [7, 9],
+            "seconds": {"ours": 0.001, "theirs": 0.25},
+            "ratios": {"ours": 1.0, "theirs": 240.0},
+        }
+    }
     shown = times_table("forward", times, args)
-    assert "n = 7" in shown
+    assert "n = 7-9" in shown
     assert "| ours | 1 (1x) |" in shown
-    assert "| theirs | 250 (250x) |" in shown
+    assert "| theirs | 250 (240x) |" in shown
     shown = growth_table({"variant": "ours", "seconds": {512: 0.001, 1024: 0.002, 2048: 0.004}})
     assert "mean 2.00" in shown
     assert "| 1024 | 2 | 2.00 |" in shown

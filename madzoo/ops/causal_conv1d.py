@@ -30,6 +30,8 @@ def causal_conv1d(
 ) -> Tensor:
     """Convolves every channel with its own K taps: ``y_t = b + sum_k weight[:, K-1-k] x_{t-k}``.
 
+    Under autocast on the CPU the compiled kernel computes and returns float32, as the scan behind it wants.
+
     Args:
         x: the sequence; what lies before its first position counts as zero.
         weight: taps, the last one on the present position.

@@ -76,6 +76,7 @@ def bench(
     vs: str | None = None,
     batch: int = 1,
     backend: str = "auto",
+    kernels: bool = True,
     dtype: str = "float32",
     optimize: bool = False,
     train: bool = False,
@@ -88,8 +89,8 @@ def bench(
     Args:
         name: a model's name, also ``timm/...``.
         vs: another, or the same: run as it comes, with the same batch, threads and ``train``, but in float32, on the
-            default backend and not optimised.
-        batch, backend, dtype, optimize, train: see :class:`BenchSetup`.
+            default backend, with the kernels and not optimised.
+        batch, backend, kernels, dtype, optimize, train: see :class:`BenchSetup`.
         threads: of torch, for the time of this call; None: as many as are set.
         rounds: calls of each model that count; None: what fits into ten seconds, 5 to 100.
         memory: also measure peak memory, in fresh processes.
@@ -101,7 +102,11 @@ def bench(
 
     Cost: the models' own, some twenty times; with ``memory`` a few seconds for each process.
     """
-    setups = [BenchSetup(model=name, batch=batch, backend=backend, dtype=dtype, optimize=optimize, train=train)]
+    setups = [
+        BenchSetup(
+            model=name, batch=batch, backend=backend, kernels=kernels, dtype=dtype, optimize=optimize, train=train
+        )
+    ]
     setups += [BenchSetup(model=vs, batch=batch, train=train)] if vs is not None else []
     for count, word in ((threads, "threads"), (rounds, "rounds")):
         if count is not None and count < 1:

@@ -1,6 +1,7 @@
 """One call of one model, made ready to be timed: inference, or a step of training."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError
 from madzoo.factory import create_model
 from madzoo.inference import optimize_for_cpu
+from madzoo.ops.kernels.library import without_kernels
 from madzoo.ops.selective_scan import BACKENDS, use_backend
 from madzoo.training.losses import cross_entropy, mean_squared_error
 from madzoo.workflows.timing import peak_memory
@@ -28,6 +30,7 @@ class BenchSetup:
         model: its name; weights are random unless the name is a folder's, because speed does not depend on them.
         batch: images, or rows of series, at a time.
         backend: of every selective scan.
+        kernels: use the compiled kernels; without them, run as on a machine that has none.
         dtype: ``"float32"`` or ``"bfloat16"``: of the parameters; of the linear layers where the model is optimised; of
             autocast where it is trained.
         optimize: run :func:`madzoo.optimize_for_cpu` first.
@@ -40,6 +43,7 @@ class BenchSetup:
     model: str
     batch: int = 1
     backend: str = "auto"
+    kernels: bool = True
     dtype: str = "float32"
     optimize: bool = False
     train: bool = False
@@ -72,8 +76,8 @@ class Step:
     run: Callable[[], object]
 
     def __call__(self) -> object:
-        """Runs it on the setup's backend."""
-        with use_backend(self.setup.backend):
+        """Runs it on the setup's backend, with or without the kernels."""
+        with use_backend(self.setup.backend), nullcontext() if self.setup.kernels else without_kernels():
             return self.run()
 
     @property

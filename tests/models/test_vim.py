@@ -53,7 +53,7 @@ def test_published_variants(name):
 
 
 def test_the_family_is_registered():
-    assert set(list_specs("vim_*")) == {*PUBLISHED_COUNTS, "vim_micro_patch4_32"}
+    assert set(list_specs("vim_*")) == {*PUBLISHED_COUNTS, "vim_nano_patch4_32", "vim_micro_patch4_32"}
 
 
 @DTYPES

@@ -11,6 +11,20 @@ from madzoo.ops.kernels import library
 BACKENDS = ["auto", "torch", *(["cpu"] if library.kernel_library() is not None else [])]
 
 
+@pytest.mark.skipif(library.kernel_library() is None, reason="this machine has no compiled kernels")
+def test_under_autocast_the_kernel_stays_in_float32():
+    x = torch.randn(2, 9, 16, dtype=torch.bfloat16).transpose(1, 2)
+    weight, bias = torch.randn(16, 4, requires_grad=True), torch.randn(16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = causal_conv1d(x, weight, bias, activation="silu")
+        plain = causal_conv1d(x, weight, bias, activation="silu", backend="torch")
+    assert (y.dtype, plain.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(y, causal_conv1d(x.float(), weight, bias, activation="silu"))
+    (grad,) = torch.autograd.grad(y.sum(), weight)
+    assert grad.dtype == torch.float32
+    torch.testing.assert_close(plain, y.bfloat16(), rtol=0.05, atol=0.05)
+
+
 def inputs(batch=2, channels=5, length=7, taps=4):
     torch.manual_seed(0)
     shapes = ((batch, channels, length), (channels, taps), (channels,))

@@ -2,12 +2,14 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
 from madzoo.errors import ConfigError, MadzooError, UnknownModelError
 from madzoo.inference import PackedLinear
+from madzoo.ops.kernels.library import kernel_library
 from madzoo.workflows import bench_step
 from madzoo.workflows.bench import Bench, BenchSetup, bench, measure_memory, measure_times
 from madzoo.workflows.bench_step import memory_of, prepare
@@ -47,6 +49,15 @@ def test_options_are_those_of_the_first_model(monkeypatch):
     assert asked == ["torch", "auto"] * 2
     assert (first.setup.backend, first.setup.dtype) == ("torch", "bfloat16")
     assert (second.setup.backend, second.setup.dtype) == ("auto", "float32")
+
+
+@pytest.mark.skipif(kernel_library() is None, reason="needs the compiled kernels")
+def test_the_kernels_can_be_left_out():
+    seen = []
+    step = replace(prepare(BenchSetup(model=IMAGES, kernels=False)), run=lambda: seen.append(kernel_library()))
+    step()
+    replace(step, setup=replace(step.setup, kernels=True))()
+    assert seen == [None, kernel_library()]
 
 
 def test_threads_are_given_back():

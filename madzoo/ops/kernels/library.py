@@ -18,7 +18,7 @@ import torch
 from madzoo.errors import BackendError, nearest
 from madzoo.ops.kernels.memory import keep_freed_memory
 
-__all__ = ["ISAS", "KernelStatus", "instruction_set", "kernel_library", "kernel_status"]
+__all__ = ["ISAS", "KernelStatus", "instruction_set", "kernel_library", "kernel_status", "without_kernels"]
 
 ABI_VERSION = 6  # of csrc/dispatch.c: raised together, whenever an exported function changes
 ISAS = ("baseline", "avx2", "avx512")  # each serves wherever the next one does
@@ -59,7 +59,7 @@ def kernel_library() -> ctypes.CDLL | None:
         BackendError: when MADZOO_KERNELS or MADZOO_KERNEL_ISA asks for what is not there.
     """
     found = _load()
-    return found if isinstance(found, ctypes.CDLL) else None
+    return found if isinstance(found, ctypes.CDLL) and not _paused else None
 
 
 def kernel_status() -> KernelStatus:
@@ -96,6 +96,19 @@ def instruction_set(isa: str) -> Iterator[None]:
     finally:
         _choose(library, before.isa)
 
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Goes without the compiled kernels for a while, as a machine that has none, in every thread of this process."""
+    global _paused
+    before, _paused = _paused, True
+    try:
+        yield
+    finally:
+        _paused = before
+
+
+_paused = False
 
 # What was chosen. The library itself holds the choice; this is what it was told last.
 _serving: dict[str, str] = {}
