@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from madzoo.ops.kernels.library import KernelStatus, kernel_status
+from madzoo.ops.kernels.selective_scan_cuda import why_not_cuda
+from madzoo.ops.kernels.selective_scan_gpu import choose_gpu_backend
+from madzoo.ops.kernels.selective_scan_triton import why_not_triton
 
 __all__ = ["SystemRecord", "system_record"]
 
 # The instruction sets that kernels are written for or may one day be, as Linux names them.
 FLAGS = ("sse4_2", "avx", "f16c", "fma", "avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
 FLAGS += ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "bf16", "sve", "sve2")
+STATES = 16
+EXAMPLE = (8, 384, 197)  # batch, channels and length of the scan that a GPU is asked about
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -80,10 +86,14 @@ def _scan_on_cpu(kernels: KernelStatus) -> dict[str, str]:
 
 
 def _scan_on_cuda(packages: dict[str, str | None]) -> dict[str, str]:
-    for name in ("mamba_ssm", "triton"):
-        if packages[name]:
-            return {"backend": name, "why": f"{name} {packages[name]} is installed"}
-    return {"backend": "torch", "why": "neither mamba_ssm nor triton is installed"}
+    batch, channels, length = EXAMPLE
+    with FakeTensorMode():  # has a device and strides, and takes no memory of the GPU
+        u = torch.empty(batch, length, channels, device="cuda").mT
+        A, B = torch.empty(channels, STATES, device="cuda"), torch.empty(batch, STATES, length, device="cuda")
+    backend = choose_gpu_backend(u, u, A, B, B)
+    if backend:
+        return {"backend": backend, "why": f"{backend} {packages[backend]}, for channel-last float32 as layers pass it"}
+    return {"backend": "torch", "why": f"{why_not_cuda(u, A, B, B)}; {why_not_triton(u, A, B, B)}"}
 
 
 def _cpu() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import platform
 import pytest
 import torch
 
+from madzoo.ops.kernels import selective_scan_gpu
 from madzoo.ops.kernels.library import KernelStatus
 from madzoo.workflows import system
 from madzoo.workflows.system import system_record
@@ -33,16 +34,24 @@ def test_it_says_what_serves_on_the_cpu(monkeypatch, kernels, backend, why):
 
 
 @pytest.mark.parametrize(
-    ("installed", "backend"),
-    [({"triton", "mamba_ssm"}, "mamba_ssm"), ({"triton"}, "triton"), (set(), "torch")],
+    ("lacking", "backend", "why"),
+    [
+        ({}, "triton", "triton 1.0"),  # layers pass channel-last memory, which the published kernel would copy
+        ({"triton": "a machine without triton"}, "mamba_ssm", "mamba_ssm 1.0"),
+        ({"triton": "no triton", "mamba_ssm": "no CUDA part"}, "torch", "no CUDA part; no triton"),
+    ],
 )
-def test_it_says_what_serves_on_a_gpu(monkeypatch, installed, backend):
+def test_it_says_what_serves_on_a_gpu(monkeypatch, lacking, backend, why):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
-    monkeypatch.setattr(system, "_version", lambda name: "1.0" if name in installed else None)
+    monkeypatch.setattr(system, "_version", lambda name: "1.0")
+    for module in (system, selective_scan_gpu):
+        monkeypatch.setattr(module, "why_not_cuda", lambda *inputs: lacking.get("mamba_ssm"))
+        monkeypatch.setattr(module, "why_not_triton", lambda *inputs: lacking.get("triton"))
     found = system_record()
     assert found.gpus == ("GPU 0",)
     assert found.scan["cuda"]["backend"] == backend
+    assert why in found.scan["cuda"]["why"]
 
 
 def test_it_needs_no_list_of_flags(monkeypatch, tmp_path):
