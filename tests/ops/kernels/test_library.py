@@ -12,7 +12,15 @@ import torch
 
 from madzoo.errors import BackendError
 from madzoo.ops.kernels import library
-from madzoo.ops.kernels.library import ISAS, KernelStatus, instruction_set, kernel_library, kernel_status
+from madzoo.ops.kernels.library import (
+    ISAS,
+    KernelStatus,
+    instruction_set,
+    kernel_library,
+    kernel_status,
+    without_kernels,
+)
+from madzoo.ops.selective_scan import selective_scan
 
 built = pytest.mark.skipif(not library.LIBRARY.is_file(), reason="the kernels were not compiled")
 ROOT = Path(__file__).parents[3]
@@ -183,3 +191,17 @@ def test_nothing_is_loaded_at_import():
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True, env=environment
     )
     assert ran.stdout.strip() == "0"
+
+
+def test_they_can_be_left_out_for_a_while():
+    found = kernel_library()
+    u, A, B = torch.randn(1, 4, 5), -torch.rand(4, 2), torch.randn(1, 2, 5)
+    with without_kernels():
+        with without_kernels():
+            assert kernel_library() is None
+        assert kernel_library() is None
+        y = selective_scan(u, u, A, B, B, delta_softplus=True)
+        with pytest.raises(BackendError, match="without the compiled kernels"):
+            selective_scan(u, u, A, B, B, delta_softplus=True, backend="cpu")
+    assert kernel_library() is found
+    torch.testing.assert_close(selective_scan(u, u, A, B, B, delta_softplus=True), y)
