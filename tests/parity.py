@@ -43,10 +43,11 @@ def filled_state(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     for entry in case["state_dict"]:
         key, shape = entry["key"], tuple(entry["shape"])
         state[key] = _fill(key, shape, case.get("fill_overrides"))
-    values = np.concatenate([value.ravel() for value in state.values()])
+    values = np.concatenate([value.ravel() for value in state.values() if value.dtype == np.float64])
     recorded = case["fill_checksum_float64"]
     np.testing.assert_allclose([values.sum(), (values**2).sum()], [recorded["sum"], recorded["sumsq"]], rtol=1e-12)
-    return {key: torch.from_numpy(np.asarray(value)).to(dtype) for key, value in state.items()}
+    tensors = {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
+    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
 def relative_error(ours: Tensor, reference: np.ndarray) -> float:
@@ -63,26 +64,37 @@ def weighted_sum(module: nn.Module, x: Tensor, seed: int) -> Tensor:
 
 def _fill(key: str, shape: tuple[int, ...], overrides: str | None) -> np.ndarray:
     z, leaf = rule_noise(key, shape), key.rsplit(".", 1)[-1]
-    special = _s4d_fill(leaf, shape, z) if overrides else None
+    special = _overridden(leaf, shape, z) if overrides else None
     if special is not None:
         return special
-    if leaf in ("A_log", "A_b_log"):
-        return np.log(1 + np.arange(shape[-1])) + 0.1 * z
-    if leaf in ("D", "D_b"):
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if leaf in ("running_mean", "running_var"):
+        return 0.1 * z if leaf == "running_mean" else 1 + 0.1 * abs(z)
+    if leaf in ("A_log", "A_b_log", "A_logs"):
+        # per state where there are states, else per head
+        return np.log(1 + np.arange(shape[-1]) % (16 if len(shape) == 1 else shape[-1])) + 0.1 * z
+    if leaf in ("D", "D_b", "Ds"):
         return 1 + 0.1 * z
-    if key.endswith(("dt_proj.bias", "dt_proj_b.bias")):
+    if leaf in ("dt_bias", "dt_projs_bias") or key.endswith(("dt_proj.bias", "dt_proj_b.bias")):
         return -3 + 0.5 * z
-    if "pos_embed" in key or "cls_token" in key:
+    if any(word in key.lower() for word in ("pos_embed", "cls_token", "direction_b")):
         return 0.2 * z
-    if len(shape) == 1:
-        return 1 + 0.1 * z if leaf == "weight" else 0.1 * z
-    return z / np.sqrt(np.prod(shape[1:]))
+    if len(shape) == 1 and leaf == "weight":
+        return 1 + 0.1 * z
+    if leaf.startswith("gamma"):
+        return 0.5 + 0.1 * z
+    if len(shape) <= 1:
+        return 0.1 * z
+    return z / np.sqrt(shape[-1] if leaf in ("x_proj_weight", "dt_projs_weight") else np.prod(shape[1:]))
 
 
-def _s4d_fill(leaf: str, shape: tuple[int, ...], z: np.ndarray) -> np.ndarray | None:
+def _overridden(leaf: str, shape: tuple[int, ...], z: np.ndarray) -> np.ndarray | None:
     return {
         "log_dt": -4 + 0.7 * z,
         "log_A_real": np.log(0.5) + 0.1 * z,
         "A_imag": np.pi * np.arange(shape[-1]) + 0.1 * z,
         "C": 0.7 * z,
+        "B_bias": 1 + 0.1 * z,
+        "C_bias": 1 + 0.1 * z,
     }.get(leaf)
