@@ -12,7 +12,7 @@ from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba2 import initial_dt_bias, wide_decay
 from madzoo.layers.norms import GatedRMSNorm
-from madzoo.layers.ssd_symmetries import conv_scale, norm_gain
+from madzoo.layers.ssd_symmetries import conv_scale, norm_gain, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d
 from madzoo.ops.ssd import ssd
 from madzoo.symmetry import Symmetry
@@ -137,12 +137,16 @@ class Hydra(nn.Module):
         return {"A_log", "D", "dt_bias"} | ({"init_states"} if self.init_states is not None else set())
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the changes of scale inside the block: of the conv inputs and of the norm's gains."""
+        """Declares the scales that are free (conv inputs, the norm's gains) and, with biases, those the steps have twice."""
         biased = self.in_proj.bias is not None
-        return [
+        found = [
             conv_scale("hydra.conv_scale", self.conv_dim, start=self.d_inner, in_proj_bias=biased),
             norm_gain("hydra.norm_gain", self.d_inner),
         ]
+        if biased:
+            forward = self.d_inner + self.conv_dim
+            found.append(step_shift("hydra.step_shift", self.nheads, starts=(forward, forward + self.nheads)))
+        return found
 
     def _convolve(self, xBC: Tensor) -> Tensor:
         # A centred convolution is a causal one that runs K // 2 positions further and is read as much later.

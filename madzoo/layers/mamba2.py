@@ -15,7 +15,7 @@ from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d
 from madzoo.layers.norms import GatedRMSNorm
-from madzoo.layers.ssd_symmetries import Slices, conv_scale, norm_gain, reciprocal_scale
+from madzoo.layers.ssd_symmetries import Slices, conv_scale, norm_gain, reciprocal_scale, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.ssd import ssd, ssd_step
 from madzoo.symmetry import Symmetry
@@ -194,7 +194,7 @@ class Mamba2(nn.Module):
         return {"A_log", "D", "dt_bias"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the changes of scale inside the block: of conv inputs, of the norm's gains, of the MLP's values.
+        """Declares the scales that are free (conv inputs, the norm's gains, the MLP's values) and doubled biases.
 
         B and C pass a SiLU each before they meet, so the states have no change of scale.
         """
@@ -207,6 +207,8 @@ class Mamba2(nn.Module):
             grow = {"in_proj.weight": rows} | ({"in_proj.bias": rows} if biased else {})
             shrink = {"out_proj.weight": Slices(axis=1)}
             found.append(reciprocal_scale("mamba2.mlp_scale", self.d_mlp, grow=grow, shrink=shrink))
+        if biased:
+            found.append(step_shift("mamba2.step_shift", self.nheads, starts=(len(self.in_proj.weight) - self.nheads,)))
         return found
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:

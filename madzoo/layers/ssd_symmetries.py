@@ -1,4 +1,4 @@
-"""The changes of scale that leave a block unchanged: some slices of its tensors grow while others shrink.
+"""The changes of scale and origin that leave an SSD block unchanged: what one tensor gains another one gives.
 
 Parameter names are relative to the block. A channel i owns the slice ``start + i`` along one axis of a tensor.
 """
@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from madzoo.symmetry import Parameters, Symmetry
 
-__all__ = ["Slices", "conv_scale", "norm_gain", "reciprocal_scale"]
+__all__ = ["Slices", "conv_scale", "norm_gain", "reciprocal_scale", "step_shift"]
 
 
 class Slices(NamedTuple):
@@ -72,6 +73,31 @@ def norm_gain(name: str, channels: int, *, start: int = 0) -> Symmetry:
     """
     columns = Slices(axis=1, start=start)
     return reciprocal_scale(name, channels, grow={"norm.weight": Slices()}, shrink={"out_proj.weight": columns})
+
+
+def step_shift(name: str, heads: int, *, starts: tuple[int, ...]) -> Symmetry:
+    """Declares that the step size of a head has two biases, in ``in_proj`` and ``dt_bias``: only their sum is used.
+
+    Args:
+        name: of the symmetry.
+        heads: number of heads.
+        starts: for each direction, the row of ``in_proj`` that makes the step of the first head.
+    """
+
+    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+        bias = params["in_proj.bias"]
+        after = [len(bias) - start - heads for start in starts]
+        shift = sum(F.pad(t, (start, rest)) for start, rest in zip(starts, after, strict=True))
+        return {**params, "in_proj.bias": bias + shift, "dt_bias": params["dt_bias"] - t}
+
+    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
+        for head in range(heads):
+            gain, loss = torch.zeros_like(params["in_proj.bias"]), torch.zeros_like(params["dt_bias"])
+            gain[[start + head for start in starts]] = 1
+            loss[head] = -1
+            yield {"in_proj.bias": gain, "dt_bias": loss}
+
+    return Symmetry(name=name, dimension=heads, generators=generators, transform=transform)
 
 
 def _scale(tensor: Tensor, slices: Slices, gain: Tensor) -> Tensor:

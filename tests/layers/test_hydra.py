@@ -8,6 +8,7 @@ from symmetry_check import assert_symmetries_hold
 from torch.nn.functional import silu, softplus
 
 from madzoo.errors import ConfigError, ShapeError
+from madzoo.geometry import local_dimension
 from madzoo.layers.hydra import Hydra
 
 CASE, REFERENCE = load_case("hydra_block")
@@ -126,11 +127,22 @@ def test_initial_values():
         assert one.no_weight_decay() <= dict(one.named_parameters()).keys()
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": True, "ngroups": 2}], ids=str)
-def test_symmetries(options):
+@pytest.mark.parametrize(("options", "dimensions"), [({}, [44, 24]), ({"bias": True, "ngroups": 2}, [64, 24, 6])])
+def test_symmetries(options, dimensions):
     block = small(options)
-    assert [symmetry.dimension for symmetry in block.symmetries()] == [24 + 20 * options.get("ngroups", 1), 24]
+    assert [symmetry.dimension for symmetry in block.symmetries()] == dimensions
     assert_symmetries_hold(block, torch.randn(2, 9, 12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_nothing_else_leaves_the_function_alone(bias):
+    torch.manual_seed(0)
+    block = Hydra(3, d_state=2, headdim=2, d_conv=3, bias=bias).double()
+    for parameter in block.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    lost = sum(symmetry.dimension for symmetry in block.symmetries())
+    found = local_dimension(block, torch.randn(12, 9, 3, dtype=torch.float64))
+    assert found.rank == found.num_params - lost < found.rows
 
 
 def test_half_precision_autocast_and_meta():

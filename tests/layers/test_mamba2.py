@@ -8,6 +8,7 @@ from symmetry_check import assert_symmetries_hold
 from torch.nn.functional import silu, softplus
 
 from madzoo.errors import ConfigError, ShapeError
+from madzoo.geometry import local_dimension
 from madzoo.layers.mamba2 import Mamba2
 
 CASE, REFERENCE = load_case("mamba2_block_g1")
@@ -137,8 +138,8 @@ def test_initial_values():
     ("options", "dimensions"),
     [
         ({}, [34, 24]),
-        ({"ngroups": 2, "norm_before_gate": True, "bias": True}, [44, 24]),
-        ({"d_ssm": 16, "bias": True}, [26, 16, 8]),
+        ({"ngroups": 2, "norm_before_gate": True, "bias": True}, [44, 24, 6]),
+        ({"d_ssm": 16, "bias": True}, [26, 16, 8, 4]),
         ({"d_ssm": 16, "rmsnorm": False}, [26, 8]),
     ],
     ids=str,
@@ -147,6 +148,19 @@ def test_symmetries(options, dimensions):
     block = small(options)
     assert [symmetry.dimension for symmetry in block.symmetries()] == dimensions
     assert_symmetries_hold(block, torch.randn(2, 9, 12, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "options", [{"ngroups": 3}, {"rmsnorm": False}, {"d_ssm": 4, "norm_before_gate": True, "bias": True}], ids=str
+)
+def test_nothing_else_leaves_the_function_alone(options):
+    torch.manual_seed(0)
+    block = Mamba2(3, d_state=3, headdim=2, d_conv=2, **options).double()
+    for parameter in block.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    lost = sum(symmetry.dimension for symmetry in block.symmetries())
+    found = local_dimension(block, torch.randn(12, 9, 3, dtype=torch.float64))
+    assert found.rank == found.num_params - lost < found.rows
 
 
 def test_half_precision_autocast_and_meta():
