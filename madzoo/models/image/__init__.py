@@ -1,5 +1,5 @@
 """Image families."""
 
-from madzoo.models.image import vim, weft
+from madzoo.models.image import vim, vmamba, weft
 
-__all__ = ["vim", "weft"]
+__all__ = ["vim", "vmamba", "weft"]
