@@ -137,7 +137,7 @@ class Hydra(nn.Module):
         return {"A_log", "D", "dt_bias"} | ({"init_states"} if self.init_states is not None else set())
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the scales that are free (conv inputs, the norm's gains) and, with biases, those the steps have twice."""
+        """Declares the scales that are free (conv inputs, the norm's gains) and doubled biases of the steps."""
         biased = self.in_proj.bias is not None
         found = [
             conv_scale("hydra.conv_scale", self.conv_dim, start=self.d_inner, in_proj_bias=biased),
