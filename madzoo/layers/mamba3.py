@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers.linear import Linear
+from madzoo.layers.mamba2 import initial_dt_bias
 from madzoo.layers.mamba3_symmetries import input_output_scale, value_scale
 from madzoo.layers.mamba_symmetries import gain_scale
-from madzoo.layers.norms import RMSNorm
+from madzoo.layers.norms import GatedRMSNorm, RMSNorm
 from madzoo.ops.rotary import accumulate_angles, rotate_pairs
 from madzoo.ops.trapezoidal_ssd import TrapezoidalState, trapezoidal_ssd, trapezoidal_ssd_step
 from madzoo.symmetry import Symmetry
@@ -32,7 +33,7 @@ class Mamba3State(NamedTuple):
 
 
 class Projections(NamedTuple):
-    """Holds what each position gives: z, x [..., H, P], B, C [..., H, N], turn [..., H, S], the others [..., H]."""
+    """Holds what a position gives: z [..., E], x [..., H, P], B, C [..., H, N], turn [..., H, S], others [..., H]."""
 
     z: Tensor
     x: Tensor
@@ -98,7 +99,7 @@ class Mamba3(nn.Module):
         self.num_rope_angles = int(d_state * rope_fraction) // 2
         self.A_floor, self.chunk_size = A_floor, chunk_size
         self._check_sizes(rope_fraction)
-        self.dt_bias = nn.Parameter(_initial_dt_bias(self.nheads, dt_min, dt_max, dt_init_floor))
+        self.dt_bias = nn.Parameter(initial_dt_bias(self.nheads, low=dt_min, high=dt_max, floor=dt_init_floor))
         self.B_bias = nn.Parameter(torch.ones(self.nheads, 1, d_state))
         self.C_bias = nn.Parameter(torch.ones(self.nheads, 1, d_state))
         self.D = nn.Parameter(torch.ones(self.nheads))
@@ -107,7 +108,7 @@ class Mamba3(nn.Module):
         self.widths = [*inner, *states, *heads, self.num_rope_angles]
         self.in_proj = Linear(d_model, sum(self.widths), bias=False)
         self.B_norm, self.C_norm = RMSNorm(d_state), RMSNorm(d_state)
-        self.norm = RMSNorm(self.d_inner) if is_outproj_norm else None
+        self.norm = GatedRMSNorm(self.d_inner, group_size=headdim) if is_outproj_norm else None
         self.out_proj = Linear(self.d_inner, d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -172,8 +173,8 @@ class Mamba3(nn.Module):
         z, v, B, C, dt, A, mix, angle = self.in_proj(x).to(wide).split(self.widths, dim=-1)
         dt = F.softplus(dt + self.dt_bias)
         return Projections(
-            z=self._by_head(z),
-            x=self._by_head(v),
+            z=z,
+            x=v.unflatten(-1, (self.nheads, -1)),
             B=self._every_head(self.B_norm(B.unflatten(-1, (self.ngroups, -1))), self.B_bias),
             C=self._every_head(self.C_norm(C.unflatten(-1, (self.ngroups, -1))), self.C_bias),
             dt=dt,
@@ -183,14 +184,9 @@ class Mamba3(nn.Module):
         )
 
     def _finish(self, y: Tensor, now: Projections) -> Tensor:
-        y = y + self.D.unsqueeze(-1) * now.x
-        if self.norm is not None:
-            scale = torch.rsqrt(y.square().mean(-1, keepdim=True) + self.norm.eps)
-            y = y * scale * self._by_head(self.norm.weight)
-        return self.out_proj((y * F.silu(now.z)).flatten(-2).to(self.out_proj.weight.dtype))
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.nheads, self.headdim))
+        y = (y + self.D.unsqueeze(-1) * now.x).flatten(-2)
+        y = y * F.silu(now.z) if self.norm is None else self.norm(y, now.z)
+        return self.out_proj(y.to(self.out_proj.weight.dtype))
 
     def _every_head(self, x: Tensor, bias: Tensor) -> Tensor:
         # [..., G, N] + [H, 1, N] -> [..., H, N]
@@ -214,9 +210,3 @@ class Mamba3(nn.Module):
 def _heavy_tail(x: Tensor) -> Tensor:
     # 1 + x on the right of 0, 1 / (1 - x) on the left; the clamp keeps the unused side out of the backward pass.
     return torch.where(x >= 0, 1 + x, 1 / (1 - x.clamp(max=0)))
-
-
-def _initial_dt_bias(heads: int, low: float, high: float, floor: float) -> Tensor:
-    log_dt = torch.rand(heads) * (math.log(high) - math.log(low)) + math.log(low)
-    dt = log_dt.exp().clamp(min=floor)
-    return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
