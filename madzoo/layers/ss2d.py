@@ -155,6 +155,7 @@ class SS2D(nn.Module):
             x_BHWE, z_BHWE = x_BHWE.chunk(2, dim=-1)
         x_BHWE = self.act(self._convolve(x_BHWE))
         scan = self._ssd_scan if self.is_ssd else self._selective_scan
+        # Four scans, not one with four groups: none of them needs its tokens flipped, or copied beside the others'.
         ys = [scan(k, *traversal) for k, traversal in enumerate(cross_scan(x_BHWE))]
         y_BHWE = self.out_act(self.out_norm(cross_merge(ys, height, width).to(self.out_norm.weight.dtype)))
         if z_BHWE is not None:

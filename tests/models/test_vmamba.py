@@ -11,6 +11,7 @@ from symmetry_check import assert_symmetries_hold
 from madzoo.errors import CheckpointError, ConfigError, ShapeError
 from madzoo.factory import create_model
 from madzoo.models.image.vmamba import VMamba, VMambaConfig, adapt_weights, remap_keys
+from madzoo.ops.kernels.library import kernel_library
 from madzoo.registry import find_spec, list_specs
 
 CASE, REFERENCE = load_case("vmamba_tiny_s1l8")
@@ -289,6 +290,23 @@ def test_drop_rates_act_in_training_only():
     assert [block.drop_path.p for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     model.train()
     assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.skipif(kernel_library() is None, reason="without compiled kernels a program writes every position out")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_exported_program_serves_any_batch():
+    model, x = small(depths=(1, 1, 1, 1)), images(32)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+        for batch in (x, torch.cat([x, x, x])):
+            torch.testing.assert_close(program.module()(batch), model(batch), rtol=0, atol=1e-6)
+
+
+def test_samples_do_not_meet():
+    model, x = small().double(), images(32, dtype=torch.float64)
+    alone = torch.func.vmap(lambda image: model(image.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(alone, model(x))
+    torch.testing.assert_close(model(x[1:]), model(x)[1:])
 
 
 def test_half_precision_is_finite():
