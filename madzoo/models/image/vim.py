@@ -476,14 +476,8 @@ _VARIANTS = {
         _hustvl("Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth"),
     ),
     "vim_base_patch16_224": (VimConfig(embed_dim=768), _hustvl("Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth")),
-    "vim_nano_patch4_32": (
-        VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=6, embed_dim=96),
-        {},
-    ),
-    "vim_micro_patch4_32": (
-        VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=8, embed_dim=128),
-        {},
-    ),
+    "vim_nano_patch4_32": (VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=6, embed_dim=96), {}),
+    "vim_micro_patch4_32": (VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=8, embed_dim=128), {}),
 }
 
 for _name, (_config, _weights) in _VARIANTS.items():
