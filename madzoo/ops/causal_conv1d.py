@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from madzoo.errors import BackendError, ConfigError, ShapeError, nearest
 from madzoo.ops.causal_conv1d_torch import causal_conv1d_by_torch
+from madzoo.ops.kernels.c_abi import kernels_are_here
 from madzoo.ops.kernels.conv1d_cpu import cpu_causal_conv1d, why_not_cpu
 from madzoo.ops.onnx_export import is_onnx_export
 
-__all__ = ["causal_conv1d", "causal_conv1d_step"]
+__all__ = ["cast_for_kernel", "causal_conv1d", "causal_conv1d_step"]
 
 BACKENDS = ("auto", "torch", "cpu")
 
@@ -89,11 +90,20 @@ def causal_conv1d_step(
     return F.silu(y_t) if activation == "silu" else y_t, window[..., 1:]
 
 
+def cast_for_kernel(x: Tensor) -> Tensor:
+    """Returns x as the compiled kernel takes it under autocast, in float32, for a caller that convolves it twice.
+
+    To the kernel autocast means float32, as to the scan that follows: half the precision would not halve its time.
+    """
+    is_half = x.dtype.itemsize < 4 and x.is_cpu and torch.is_autocast_enabled("cpu")
+    return x.float() if is_half and kernels_are_here() else x
+
+
 def _as_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    # To the kernel autocast means float32, as for the scan that follows: half the precision would not halve its time.
-    if x.dtype.itemsize < 4 and torch.is_autocast_enabled("cpu") and x.is_cpu:
-        return x.float(), weight.float(), None if bias is None else bias.float()
-    return x, weight, bias
+    wide = cast_for_kernel(x)
+    if wide is x:
+        return x, weight, bias
+    return wide, weight.float(), None if bias is None else bias.float()
 
 
 def _choose(backend: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Callable[..., Tensor]:

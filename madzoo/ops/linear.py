@@ -36,8 +36,10 @@ def onednn_serves(x: Tensor, weight: Tensor) -> bool:
 
     It has no derivative and no autocast, and stays out of graphs that are compiled, traced or exported.
     """
+    # What follows operators comes first: an exported program would keep the other questions as bounds on its batch.
     return (
-        x.numel() * weight.shape[0] >= SMALL_WORK
+        not (is_followed(x) or is_followed(weight))
+        and x.numel() * weight.shape[0] >= SMALL_WORK
         and x.dtype == weight.dtype == torch.float32
         and x.is_cpu
         and weight.is_cpu
@@ -46,6 +48,5 @@ def onednn_serves(x: Tensor, weight: Tensor) -> bool:
         and HAS_ONEDNN
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-        and not (is_followed(x) or is_followed(weight))
         and not torch._C._are_functorch_transforms_active()
     )

@@ -282,7 +282,8 @@ def _fits(shape: torch.Size, batch: int, channels: int, states: int, positions: 
     if len(shape) == 4:
         groups = shape[1]
         return shape == (batch, groups, states, positions) and groups > 0 and channels % groups == 0
-    return shape in ((channels, states), (batch, states, positions))
+    # Lengths first: comparing tuples compares their numbers first, and an export would keep "batch is not channels".
+    return shape == ((channels, states) if len(shape) == 2 else (batch, states, positions))
 
 
 def _shape(x: Tensor | None) -> str:

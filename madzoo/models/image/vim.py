@@ -23,6 +23,7 @@ from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, inp
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
 from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.ops.causal_conv1d import cast_for_kernel
 from madzoo.ops.gated_mean import gated_mean
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Parameters, Symmetry
@@ -363,6 +364,7 @@ class VimMixer(nn.Module):
         """Returns the mixed sequence."""
         # Everything between the projections is [B, E, L] over memory [B, L, E]: neither they nor the scans copy.
         x_BEL, z_BEL = self.in_proj(x_BLD).transpose(1, 2).chunk(2, dim=1)
+        x_BEL = cast_for_kernel(x_BEL)
         forwards = selective_branch(
             x_BEL, conv1d=self.conv1d, x_proj=self.x_proj, dt_proj=self.dt_proj, A_log=self.A_log, D=self.D
         )
@@ -476,7 +478,7 @@ _VARIANTS = {
         _hustvl("Vim-small-midclstok", "vim_s_midclstok_ft_81p6acc.pth"),
     ),
     "vim_base_patch16_224": (VimConfig(embed_dim=768), _hustvl("Vim-base-midclstok", "vim_b_midclstok_81p9acc.pth")),
-    "vim_nano_patch4_32": (VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=6, embed_dim=96), {}),
+    "vim_nano_patch4_32": (VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=12, embed_dim=64), {}),
     "vim_micro_patch4_32": (VimConfig(img_size=32, patch_size=4, stride=4, num_classes=10, depth=8, embed_dim=128), {}),
 }
 
