@@ -128,7 +128,9 @@ def dot_plot(
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, s=45, marker="osD^v<>ph*"[index % 10], label=name, color=f"C{index % 10}", facecolors=face)
     axes.set(xscale="log", xlabel=label, title=title, yticks=range(len(cases)), yticklabels=list(cases))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    shown = [value for values in cases.values() for value in values.values()]
+    few = max(shown) < 1000 * min(shown)  # decades: over many the labels at 2 and 5 would run into each other
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(len(cases) - 0.5, -0.5)
