@@ -17,6 +17,7 @@ from madzoo.checkpoint.folder import CONFIG_FILE, GOLDEN_FILE, Checkpoint, read_
 from madzoo.checkpoint.foreign import read_state
 from madzoo.checkpoint.golden import replay_golden
 from madzoo.checkpoint.guard import refusing
+from madzoo.checkpoint.licence import tell_licence
 from madzoo.checkpoint.network import NETWORK_ERRORS
 from madzoo.checkpoint.preparation import check_pretrained_cfg, with_image_keys
 from madzoo.checkpoint.resolve import Location, as_path, check_flag, locate_weights, parse_name
@@ -97,6 +98,7 @@ def create_model(
     with refusing(ConfigError, f"{spec.full_name} cannot be built", asked=config):
         model = spec.build(config)
     if weights is not None:
+        tell_licence(spec.full_name, weights.cfg.license)
         is_changed = _load(model, spec, config, weights)
         if verify:
             _verify(model, weights, is_changed=is_changed)
@@ -163,6 +165,7 @@ def _published(
 ) -> tuple[ModelSpec, _Weights]:
     spec = spec if spec.tag else spec.with_tag(spec.default_tag or "default")
     cfg = spec.weights[str(spec.tag)]
+    tell_licence(spec.full_name, cfg.license)
     place = locate_weights(spec.full_name, cfg.to_dict(), revision=revision)
     if place.path is not None:
         return spec, _bundled(spec, read_folder(place.path), place.sha256)
@@ -240,8 +243,7 @@ def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights) -> 
         check_fit(state, expected, owner=owner, path=path, may_miss=stored.keys() - state.keys())
         # What was built on the meta device stays there: it has names and shapes, and no place for values.
         model.load_state_dict({k: tensor for k, tensor in state.items() if not expected[k].is_meta}, strict=False)
-    changes = name_changes(stored, state, expected)
-    if changes:
+    if changes := name_changes(stored, state, expected):
         logger.warning("%s with other options than its weights: %s", owner, changes)
     return bool(changes)
 

@@ -1,5 +1,5 @@
 """Image families."""
 
-from madzoo.models.image import vim, vmamba, weft
+from madzoo.models.image import mambavision, vim, vmamba, weft
 
-__all__ = ["vim", "vmamba", "weft"]
+__all__ = ["mambavision", "vim", "vmamba", "weft"]

@@ -1,0 +1,155 @@
+"""The symmetric mixer of MambaVision: half of the channels are scanned, the other half only convolved, none is gated.
+
+Both halves pass a convolution that looks to both sides, and are put side by side before the output projection.
+Written from arXiv 2407.08083 (section 3.2, algorithm 1) and from what is publicly said about the published model;
+the authors' code, whose licence is non-commercial, was not read.
+
+Axes: B batch, L length, D d_model, E = expand D, F = E / 2 channels of a half, N d_state, R dt_rank, K d_conv.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from madzoo.errors import ConfigError, ShapeError
+from madzoo.layers.linear import Linear
+from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log
+from madzoo.layers.mamba_symmetries import dt_basis, input_output_scale
+from madzoo.ops.linear import linear
+from madzoo.ops.selective_scan import selective_scan
+from madzoo.symmetry import Parameters, Symmetry
+
+__all__ = ["SymmetricMixer"]
+
+
+class SymmetricMixer(nn.Module):
+    """Mixes a sequence: project, convolve two halves to both sides, scan one of them, project both back.
+
+    Parameter names are those of the published weight files.
+
+    Args:
+        d_model: width of the sequence.
+        d_state: states per scanned channel.
+        d_conv: taps of the two convolutions; the sequence is padded with zeros, one more behind for an even number.
+        expand: inner width over d_model.
+        dt_rank: rank of the map from input to step size; ``"auto"`` is ceil(d_model / 16).
+        dt_min, dt_max, dt_init, dt_scale, dt_init_floor: initial steps, as in :class:`madzoo.layers.Mamba`; the
+            published model overwrites them.
+        bias: whether the two outer projections have one.
+
+    Raises:
+        ConfigError: on an unknown dt_init, a size below 1, or an inner width without halves.
+
+    Source: arXiv 2407.08083, section 3.2 and algorithm 1. In the published model the bias of ``dt_proj`` counts twice
+    (NVlabs/MambaVision, issue 32), and the convolutions never have a bias.
+
+    Example:
+        >>> SymmetricMixer(32)(torch.randn(2, 49, 32)).shape
+        torch.Size([2, 49, 32])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        d_state: int = 8,
+        d_conv: int = 3,
+        expand: float = 1,
+        dt_rank: int | str = "auto",
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init: str = "random",
+        dt_scale: float = 1.0,
+        dt_init_floor: float = 1e-4,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.d_model, self.d_state, self.d_conv = d_model, d_state, d_conv
+        self.d_inner, self.dt_rank = int(expand * d_model), resolve_dt_rank(dt_rank, d_model)
+        if min(d_model, d_state, d_conv, self.d_inner, self.dt_rank) < 1 or self.d_inner % 2:
+            asked = f"{d_model=}, {d_state=}, {d_conv=}, {expand=}, {dt_rank=}"
+            raise ConfigError("sizes of the mixer are at least 1, and its inner width is even.", asked=asked)
+        half = self.d_inner // 2
+        self.A_log = nn.Parameter(state_decay_log(half, d_state))
+        self.D = nn.Parameter(torch.ones(half))
+        self.in_proj = Linear(d_model, self.d_inner, bias=bias)
+        self.x_proj = Linear(half, self.dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = Linear(self.dt_rank, half)
+        init_dt_proj(self.dt_proj, low=dt_min, high=dt_max, kind=dt_init, scale=dt_scale, floor=dt_init_floor)
+        self.out_proj = Linear(self.d_inner, d_model, bias=bias)
+        self.conv1d_x, self.conv1d_z = (
+            nn.Conv1d(half, half, d_conv, groups=half, padding=(d_conv - 1) // 2, bias=False) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes a sequence.
+
+        Shapes:
+            x [B, L, D] -> [B, L, D].
+
+        Raises:
+            ShapeError: when x has another width or number of axes.
+
+        Cost: O(B L E (D + N)).
+        """
+        if x.dim() != 3 or x.shape[-1] != self.d_model:
+            todo = f"[B, L, D] with D = {self.d_model}"
+            raise ShapeError("x does not fit the mixer.", asked=list(x.shape), todo=todo)
+        x_BFL, z_BFL = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)
+        x_BFL, z_BFL = self._convolve(self.conv1d_x, x_BFL), self._convolve(self.conv1d_z, z_BFL)
+        both_BEL = torch.cat([self._scan(x_BFL), z_BFL], dim=1)
+        return self.out_proj(both_BEL.transpose(1, 2))
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that weight decay would only distort."""
+        return {"A_log", "D", "dt_proj.bias"}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the changes of basis inside the mixer: conv gains, state units, the space of step features."""
+        return [
+            _two_conv_scale(self.d_inner, in_proj_bias=self.in_proj.bias is not None),
+            input_output_scale(self.d_state, self.dt_rank, x_proj="x_proj"),
+            dt_basis(self.dt_rank, x_proj="x_proj", dt_proj="dt_proj"),
+        ]
+
+    def _convolve(self, conv: nn.Conv1d, x_BFL: Tensor) -> Tensor:
+        return F.silu(conv(x_BFL if self.d_conv % 2 else F.pad(x_BFL, (0, 1))))
+
+    def _scan(self, x_BFL: Tensor) -> Tensor:
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt_BLR, B_BLN, C_BLN = self.x_proj(x_BFL.transpose(1, 2)).split(sizes, dim=-1)
+        dt_BFL = linear(dt_BLR, self.dt_proj.weight).transpose(1, 2)
+        A_FN = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        # Once by the projection and once by the scan, as published; the scan adds both, in at least float32.
+        bias = 2 * self.dt_proj.bias
+        return selective_scan(
+            x_BFL, dt_BFL, A_FN, B_BLN.transpose(1, 2), C_BLN.transpose(1, 2), self.D, None, bias, True
+        )
+
+
+def _two_conv_scale(d_inner: int, *, in_proj_bias: bool) -> Symmetry:
+    """Declares that a channel of the input projection may grow by a factor if its convolution taps shrink by it."""
+    grow = ["in_proj.weight"] + ["in_proj.bias"] * in_proj_bias
+    half = d_inner // 2
+    shrink = {"conv1d_x.weight": slice(0, half), "conv1d_z.weight": slice(half, d_inner)}
+
+    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+        grown = {name: params[name] * t.exp().reshape(-1, *[1] * (params[name].dim() - 1)) for name in grow}
+        shrunk = {name: params[name] * (-t[rows]).exp().reshape(-1, 1, 1) for name, rows in shrink.items()}
+        return {**params, **grown, **shrunk}
+
+    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
+        for channel in range(d_inner):
+            conv = "conv1d_x.weight" if channel < half else "conv1d_z.weight"
+            grown = {name: _only_row(params[name], channel) for name in grow}
+            yield {**grown, conv: -_only_row(params[conv], channel % half)}
+
+    return Symmetry(name="mixer.conv_scale", dimension=d_inner, generators=generators, transform=transform)
+
+
+def _only_row(tensor: Tensor, row: int) -> Tensor:
+    only = torch.zeros_like(tensor)
+    only[row] = tensor[row]
+    return only

@@ -1,0 +1,500 @@
+"""MambaVision: convolutions on the fine grids; on the coarse ones windows, first scanned, then read by attention.
+
+Four stages, halving the grid and doubling the width in between. The first two are residual convolutions. In the other
+two a grid is cut into windows; the first half of a stage's blocks scans each window, the second half attends in it.
+
+The authors' code and weights are non-commercial. This file was written from the paper (arXiv 2407.08083) and from what
+is publicly said about the published model; no line of their code was read or copied. Parameter names are those of the
+published weight files, so that these load as they are; their licence stays with them.
+
+Axes: B batch, C image channels, H height, W width of a grid, D width of its stage, L tokens of a window.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from madzoo.errors import ConfigError, ShapeError, nearest
+from madzoo.layers.drop_path import DropPath
+from madzoo.layers.linear import Linear
+from madzoo.layers.ss2d_symmetries import affine_scale
+from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.layers.symmetric_mixer import SymmetricMixer
+from madzoo.layers.windows import WindowAttention, merge_windows, partition_windows
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.symmetry import Symmetry
+
+__all__ = ["MambaVision", "MambaVisionConfig"]
+
+STAGES, CONV_STAGES = 4, 2
+STEM_EPS = 1e-4  # of the stem's batch norms alone, as published
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MambaVisionConfig:
+    """Configures a :class:`MambaVision`; the defaults are those of ``mambavision_t_224``.
+
+    Attributes:
+        img_size: side of the square images that the published weights were trained on; no parameter depends on it.
+        in_chans: image channels.
+        num_classes: outputs of the head; 0 for features.
+        depths: blocks of each of the four stages.
+        embed_dim: width of the first stage.
+        stem_dim: channels between the two convolutions of the stem.
+        num_heads: attention heads in the third and in the fourth stage.
+        window_size: side of the windows in the third and in the fourth stage; as large as the published grids.
+        d_state, d_conv, expand: of the mixers, see :class:`madzoo.layers.symmetric_mixer.SymmetricMixer`.
+        mlp_ratio: hidden width of the MLPs over D.
+        qkv_bias: whether queries, keys and values have a bias.
+        layer_scale: initial gain of the branches of stages three and four; 0 for no gain.
+        layer_scale_conv: the same for the convolutional blocks.
+        drop_rate, attn_drop_rate: dropout at the end of attention and in MLPs; of the attention weights.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0. In stages three and four it
+            drops whole windows.
+        global_pool: ``"avg"`` or ``""`` (every position).
+
+    Raises:
+        ConfigError: on an unknown pool, a size below 1, or heads that do not divide their width.
+    """
+
+    img_size: int = 224
+    in_chans: int = 3
+    num_classes: int = 1000
+    depths: tuple[int, ...] = (1, 3, 8, 4)
+    embed_dim: int = 80
+    stem_dim: int = 32
+    num_heads: tuple[int, ...] = (8, 16)
+    window_size: tuple[int, ...] = (14, 7)
+    d_state: int = 8
+    d_conv: int = 3
+    expand: float = 1.0
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    layer_scale: float = 0.0
+    layer_scale_conv: float = 0.0
+    drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    global_pool: str = "avg"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        _check_choice("global_pool", self.global_pool, ("avg", ""))
+        for name in ("img_size", "in_chans", "embed_dim", "stem_dim", "d_state", "d_conv"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
+        if len(self.depths) != STAGES or min(self.depths) < 1 or sum(self.depths) > MAX_DEPTH:
+            todo = f"{STAGES} depths from 1, together at most {MAX_DEPTH}"
+            raise ConfigError("these depths make no pyramid.", asked=f"depths={self.depths}", todo=todo)
+        for name in ("num_heads", "window_size"):
+            values = getattr(self, name)
+            if len(values) != STAGES - CONV_STAGES or min(values) < 1:
+                raise ConfigError(f"{name} has two values from 1, for stages three and four.", asked=values)
+        if any(width % heads for width, heads in zip(self.widths[CONV_STAGES:], self.num_heads, strict=True)):
+            raise ConfigError("the heads do not divide the width.", asked=f"{self.num_heads} of {self.widths[2:]}")
+        if self.num_classes < 0 or self.mlp_ratio <= 0 or min(self.layer_scale, self.layer_scale_conv) < 0:
+            why = "num_classes and layer scales are at least 0, mlp_ratio above."
+            raise ConfigError(why, asked=f"{self.num_classes=}, {self.mlp_ratio=}, {self.layer_scale=}")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each stage."""
+        return tuple(self.embed_dim * 2**i for i in range(STAGES))
+
+
+class MambaVision(nn.Module):
+    """Classifies images by convolutions, then by scans and attention inside windows; speaks timm's model protocol.
+
+    Any image size is accepted at call time, rectangular too; grids are padded to whole windows.
+
+    Args:
+        config: sizes and rates.
+
+    Attributes:
+        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
+        feature_info: width and reduction of the features at the end of each stage.
+
+    Source: arXiv 2407.08083, figure 2.
+
+    Example:
+        >>> model = MambaVision(MambaVisionConfig(depths=(1, 1, 2, 1), embed_dim=16, num_classes=10)).eval()
+        >>> model(torch.zeros(1, 3, 32, 48)).shape
+        torch.Size([1, 10])
+    """
+
+    task = "image-classification"
+    output_fmt = "NCHW"
+
+    def __init__(self, config: MambaVisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes, self.global_pool = config.num_classes, config.global_pool
+        self.num_features = self.head_hidden_size = config.widths[-1]
+        self.grad_checkpointing = False
+        self.pretrained_cfg: dict[str, Any] | None = None
+        self.feature_info = [
+            {"module": f"levels.{i}.blocks", "num_chs": width, "reduction": 4 * 2**i}
+            for i, width in enumerate(config.widths)
+        ]
+        self.patch_embed = Stem(config)
+        rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(config.depths)
+        self.levels = nn.ModuleList([Level(config, i, drop_path=stage.tolist()) for i, stage in enumerate(rates)])
+        self.norm = nn.BatchNorm2d(self.num_features)
+        self.head = _head(self.num_features, config.num_classes)
+        self.apply(_init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classifies images.
+
+        Shapes:
+            x [B, C, height, width] -> logits [B, num_classes].
+
+        Raises:
+            ShapeError: when x is no batch of images with these channels.
+
+        Cost: O(height width) convolutions, scans and products; attention within windows.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised grid of the last stage.
+
+        Shapes:
+            x [B, C, height, width] -> [B, D, H, W], H and W being height and width over 32, rounded up.
+
+        Raises:
+            ShapeError: see :meth:`forward`.
+        """
+        x_BDHW = self._embed(x)
+        for level in self._levels():
+            x_BDHW = level.downsample(level.mix(x_BDHW, recompute=self.grad_checkpointing))
+        return self.norm(x_BDHW)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pools a grid and classifies it.
+
+        Args:
+            x: the output of :meth:`forward_features`.
+            pre_logits: return the pooled features instead of the logits.
+
+        Shapes:
+            x [B, D, H, W] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps H and W behind.
+        """
+        x = x.mean((2, 3)) if self.global_pool == "avg" else x
+        return x if pre_logits else self.head(x.movedim(1, -1)).movedim(-1, 1)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Returns the features at the end of chosen stages, and the final grid (timm's signature).
+
+        Args:
+            x: images.
+            indices: which stages; n for the last n, None for all.
+            norm: normalise the features of the last stage, as the head reads them.
+            stop_early: skip the stages after the last chosen one.
+            output_fmt: ``"NCHW"`` or ``"NHWC"``.
+            intermediates_only: leave out the final grid, [B, D, H, W].
+
+        Raises:
+            ShapeError: see :meth:`forward`.
+            ConfigError: on a stage that does not exist, or an unknown format.
+        """
+        _check_choice("output_fmt", output_fmt, ("NCHW", "NHWC"))
+        chosen, x_BDHW, found = _chosen_stages(indices), self._embed(x), []
+        for i, level in enumerate(self._levels()[: max(chosen) + 1 if stop_early else STAGES]):
+            x_BDHW = level.mix(x_BDHW, recompute=self.grad_checkpointing)
+            if i in chosen:
+                kept = self.norm(x_BDHW) if norm and i == STAGES - 1 else x_BDHW
+                found.append(kept if output_fmt == "NCHW" else kept.permute(0, 2, 3, 1))
+            x_BDHW = level.downsample(x_BDHW)
+        is_whole = not stop_early or max(chosen) == STAGES - 1
+        return found if intermediates_only else (self.norm(x_BDHW) if is_whole else x_BDHW, found)
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the head by a fresh one.
+
+        Args:
+            num_classes: outputs; 0 for features.
+            global_pool: a new way of pooling, or None to keep it.
+
+        Raises:
+            ConfigError: on an unknown pool or a negative number.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
+        self.num_classes, self.global_pool = num_classes, pool
+        self.head = _head(self.num_features, num_classes).to(self.norm.weight)
+        _init_linear(self.head)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that the published recipe does not decay: none but those with one axis."""
+        return set()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns timm's description of the layers, for layer-wise learning rates."""
+        blocks = [(r"^levels\.(\d+)\.downsample", (0,)), (r"^levels\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^patch_embed", "blocks": r"^levels\.(\d+)" if coarse else blocks}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that gain and bias of the last norm can move into the head."""
+        return [affine_scale("norm", "head.weight", self.num_features)] if self.num_classes else []
+
+    def _embed(self, image: Tensor) -> Tensor:
+        channels = self.config.in_chans
+        if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
+            raise ShapeError("the image does not fit.", asked=list(image.shape), todo=f"[B, {channels}, H, W]")
+        return self.patch_embed(image)
+
+    def _levels(self) -> list["Level"]:
+        return cast("list[Level]", list(self.levels))
+
+
+class Stem(nn.Module):
+    """Makes a grid of an image by two overlapping convolutions, each halving its sides, rounded up."""
+
+    def __init__(self, config: MambaVisionConfig) -> None:
+        super().__init__()
+        parts: list[nn.Module] = []
+        for old, new in ((config.in_chans, config.stem_dim), (config.stem_dim, config.embed_dim)):
+            conv = nn.Conv2d(old, new, 3, stride=2, padding=1, bias=False)
+            parts += [conv, nn.BatchNorm2d(new, eps=STEM_EPS), nn.ReLU()]
+        self.conv_down = nn.Sequential(*parts)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the grid: [B, C, height, width] -> [B, D, H, W]."""
+        return self.conv_down(image)
+
+
+class Level(nn.Module):
+    """Holds the blocks of one stage, and what leads to the next one; ``number`` is from 0."""
+
+    def __init__(self, config: MambaVisionConfig, number: int, *, drop_path: list[float]) -> None:
+        super().__init__()
+        width, depth = config.widths[number], config.depths[number]
+        self.window = 0 if number < CONV_STAGES else config.window_size[number - CONV_STAGES]
+        if self.window:
+            scanned = (depth + 1) // 2  # of an odd number of blocks, the one in the middle scans
+            heads = config.num_heads[number - CONV_STAGES]
+            blocks = [
+                WindowBlock(config, _mixer(config, width, heads, scan=i < scanned), width, drop_path=rate)
+                for i, rate in enumerate(drop_path)
+            ]
+        else:
+            blocks = [ConvBlock(width, layer_scale=config.layer_scale_conv, drop_path=rate) for rate in drop_path]
+        self.blocks = nn.Sequential(*blocks)
+        self.downsample = nn.Identity() if number == STAGES - 1 else Downsample(width)
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Returns the grid that the next stage reads: [B, D, H, W] -> [B, 2 D, H/2, W/2], the last one unchanged."""
+        return self.downsample(self.mix(x_BDHW))
+
+    def mix(self, x_BDHW: Tensor, *, recompute: bool = False) -> Tensor:
+        """Runs the blocks; padding, where windows need any, takes part in all of them."""
+        if not self.window:
+            return self._run(x_BDHW, recompute)
+        windows = self._run(partition_windows(x_BDHW, self.window), recompute)
+        return merge_windows(windows, self.window, *x_BDHW.shape[2:])
+
+    def _run(self, x: Tensor, recompute: bool) -> Tensor:
+        for block in self.blocks:
+            is_light = recompute and torch.is_grad_enabled()
+            x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if is_light else block(x)
+        return x
+
+
+class Downsample(nn.Module):
+    """Halves the sides of a grid, rounded up, and doubles its width by an overlapping convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduction = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False))
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Returns the coarser grid."""
+        return self.reduction(x_BDHW)
+
+
+class ConvBlock(nn.Module):
+    """Adds to a grid what two convolutions with batch norms make of it: [B, D, H, W] -> [B, D, H, W].
+
+    Source: arXiv 2407.08083, equation 1; its GELU is the tanh form.
+    """
+
+    def __init__(self, width: int, *, layer_scale: float, drop_path: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.act1 = nn.GELU(approximate="tanh")
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.gamma = _gain(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BDHW: Tensor) -> Tensor:
+        """Returns the grid after the block."""
+        y_BDHW = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x_BDHW)))))
+        return x_BDHW + self.drop_path(y_BDHW if self.gamma is None else y_BDHW * self.gamma.reshape(-1, 1, 1))
+
+
+class WindowBlock(nn.Module):
+    """Adds to the tokens of a window what a mixer and then an MLP make of them: [B, L, D] -> [B, L, D].
+
+    Source: arXiv 2407.08083, equation 2.
+    """
+
+    def __init__(self, config: MambaVisionConfig, mixer: nn.Module, width: int, *, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.mixer = nn.LayerNorm(width), mixer
+        self.drop_path = DropPath(drop_path)
+        self.norm2, self.mlp = nn.LayerNorm(width), _mlp(width, int(width * config.mlp_ratio), config.drop_rate)
+        self.gamma_1, self.gamma_2 = (_gain(width, config.layer_scale) for _ in range(2))
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Returns the tokens after the block."""
+        for norm, branch, gain in ((self.norm1, self.mixer, self.gamma_1), (self.norm2, self.mlp, self.gamma_2)):
+            y_BLD = branch(norm(x_BLD))
+            x_BLD = x_BLD + self.drop_path(y_BLD if gain is None else y_BLD * gain)
+        return x_BLD
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that gain and bias of each norm can move into the projection that reads it."""
+        reader = "mixer.in_proj.weight" if isinstance(self.mixer, SymmetricMixer) else "mixer.qkv.weight"
+        pairs = (("norm1", reader), ("norm2", "mlp.fc1.weight"))
+        return [affine_scale(norm, weight, len(self.norm1.weight)) for norm, weight in pairs]
+
+
+def _mixer(config: MambaVisionConfig, width: int, heads: int, *, scan: bool) -> nn.Module:
+    if scan:
+        return SymmetricMixer(width, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+    drops = {"attn_drop": config.attn_drop_rate, "drop": config.drop_rate}
+    return WindowAttention(width, heads, qkv_bias=config.qkv_bias, **drops)
+
+
+def _mlp(width: int, hidden: int, drop: float) -> nn.Sequential:
+    layers = {"fc1": Linear(width, hidden), "act": nn.GELU(), "drop1": nn.Dropout(drop)}
+    return nn.Sequential(OrderedDict(layers | {"fc2": Linear(hidden, width), "drop2": nn.Dropout(drop)}))
+
+
+def _head(width: int, num_classes: int) -> nn.Module:
+    return Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def _gain(width: int, value: float) -> nn.Parameter | None:
+    return nn.Parameter(torch.full((width,), value)) if value else None
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Draws a linear layer as published: step projections too, whose bias becomes 0."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _chosen_stages(indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
+    wanted = range(STAGES - indices, STAGES) if isinstance(indices, int) else indices
+    chosen = sorted({i + STAGES if i < 0 else i for i in (range(STAGES) if wanted is None else wanted)})
+    too_many = isinstance(indices, int) and not 0 < indices <= STAGES
+    if too_many or not chosen or chosen[0] < 0 or chosen[-1] >= STAGES:
+        raise ConfigError("no such stages.", asked=indices, looked=f"stages 0 ... {STAGES - 1}")
+    return chosen
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        looked = ", ".join(map(repr, known))
+        raise ConfigError(f"no {name} is named {value!r}.", asked=value, looked=looked, todo=nearest(value, known))
+
+
+def remap_keys(state: StateDict) -> StateDict:
+    """Returns the state dict of the authors' file under our names: those of the Hub stand behind ``model.``."""
+    is_wrapped = all(key.startswith("model.") for key in state)
+    return {key.removeprefix("model.") if is_wrapped else key: value for key, value in state.items()}
+
+
+def adapt_weights(state: StateDict, source: MambaVisionConfig, target: MambaVisionConfig) -> StateDict:
+    """Fits weights to another number of classes or channels: the head is left out, the stem summed or repeated."""
+    state = dict(state)
+    if source.num_classes != target.num_classes:
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    stem = "patch_embed.conv_down.0.weight"
+    if source.in_chans != target.in_chans:
+        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
+    return state
+
+
+# The 512 px weights were evaluated on images squashed to a square; ours are cropped.
+def _nvidia(repository: str, *, side: int = 224, crop_pct: float = 1.0) -> PretrainedCfg:
+    return PretrainedCfg(
+        license="cc-by-nc-sa-4.0",
+        dataset="imagenet-21k, imagenet-1k" if repository.endswith("21K") else "imagenet-1k",
+        source="https://arxiv.org/abs/2407.08083",
+        hub_id=f"nvidia/MambaVision-{repository}",
+        input_size=(3, side, side),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        crop_pct=crop_pct,
+    )
+
+
+def _variants() -> Iterator[tuple[str, MambaVisionConfig, dict[str, PretrainedCfg]]]:
+    def larger(
+        middle: int, last: int, width: int, scale: float, heads: tuple[int, int] = (16, 32), side: int = 224
+    ) -> MambaVisionConfig:
+        sizes = {"depths": (3, 3, middle, last), "embed_dim": width, "stem_dim": 64, "num_heads": heads}
+        # A window is the whole grid at the size that the weights were trained on.
+        return MambaVisionConfig(**sizes, layer_scale=scale, img_size=side, window_size=(side // 16, side // 32))
+
+    def in1k(repository: str, **fields: Any) -> dict[str, PretrainedCfg]:
+        return {"nvidia_in1k": _nvidia(f"{repository}-1K", **fields)}
+
+    def in21k(repository: str, **fields: Any) -> dict[str, PretrainedCfg]:
+        return {"nvidia_in21k_ft_in1k": _nvidia(f"{repository}-21K", **fields)}
+
+    yield "t_224", MambaVisionConfig(), in1k("T")
+    yield "t2_224", MambaVisionConfig(depths=(1, 3, 11, 4)), in1k("T2", crop_pct=0.98)
+    yield "s_224", larger(7, 5, 96, 0.0, (8, 16)), in1k("S", crop_pct=0.93)
+    yield "b_224", larger(10, 5, 128, 1e-5, (8, 16)), in1k("B") | in21k("B")
+    yield "l_224", larger(10, 5, 196, 1e-5), in1k("L") | in21k("L")
+    yield "l2_224", larger(12, 5, 196, 1e-5), in1k("L2")
+    yield "l2_512", larger(12, 5, 196, 1e-5, side=512), in21k("L2-512", side=512, crop_pct=0.93)
+    yield "l3_256", larger(20, 10, 256, 1e-5, side=256), in21k("L3-256", side=256)
+    yield "l3_512", larger(20, 10, 256, 1e-5, side=512), in21k("L3-512", side=512, crop_pct=0.93)
+
+
+for _name, _config, _weights in _variants():
+    register_model(
+        ModelSpec(
+            name=f"mambavision_{_name}",
+            family="mambavision",
+            task=MambaVision.task,
+            config=_config,
+            build=MambaVision,
+            paper="2407.08083",
+            weights=_weights,
+            remap_keys=remap_keys,
+            adapt_weights=adapt_weights,
+        )
+    )

@@ -1,0 +1,309 @@
+"""MambaVision: published counts, names and layouts; its formulas; timm's protocol; other sizes."""
+
+import dataclasses
+import itertools
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from symmetry_check import assert_symmetries_hold
+from torch.nn import functional as F
+
+from madzoo.errors import CheckpointError, ConfigError, ShapeError
+from madzoo.factory import create_model
+from madzoo.layers.symmetric_mixer import SymmetricMixer
+from madzoo.layers.windows import WindowAttention
+from madzoo.models.image.mambavision import MambaVision, MambaVisionConfig, adapt_weights, remap_keys
+from madzoo.registry import find_spec, list_specs
+
+NAME = "mambavision_t_224"
+PUBLISHED_COUNTS = {
+    "mambavision_t_224": 31794248,
+    "mambavision_t2_224": 35104008,
+    "mambavision_s_224": 50140584,
+    "mambavision_b_224": 97685288,
+    "mambavision_l_224": 227961048,
+    "mambavision_l2_224": 241554824,
+    "mambavision_l2_512": 241554824,
+    "mambavision_l3_256": 739570472,
+    "mambavision_l3_512": 739570472,
+}
+SMALL = MambaVisionConfig(
+    img_size=64, num_classes=5, depths=(1, 1, 3, 2), embed_dim=8, stem_dim=4, num_heads=(2, 4), window_size=(4, 2)
+)
+FORMS = {"plain": {}, "scaled": {"layer_scale": 0.5, "layer_scale_conv": 0.5}}
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+def small(form="plain", **changes):
+    torch.manual_seed(0)
+    model = MambaVision(dataclasses.replace(SMALL, **(FORMS[form] | changes))).eval()
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.add_(torch.rand_like(buffer))
+    return model
+
+
+def options_of(model):
+    return {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
+
+
+def images(height, width=None, *, channels=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_published_variants(name):
+    spec = find_spec(name)
+    with torch.device("meta"):
+        model = spec.build(spec.config)
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
+    assert all(p.is_meta for p in model.parameters())
+    assert spec.paper == "2407.08083"
+    side = spec.config.img_size
+    assert name.endswith(f"_{side}") and spec.config.window_size == (side // 16, side // 32)
+    for tag, cfg in spec.weights.items():
+        assert cfg.license == "cc-by-nc-sa-4.0" and cfg.revision is cfg.sha256 is None
+        size = name.split("_")[1].upper() + ("" if side == 224 else f"-{side}")
+        assert cfg.hub_id == f"nvidia/MambaVision-{size}-{'21K' if '21k' in tag else '1K'}"
+        assert (cfg.input_size, cfg.interpolation) == ((3, side, side), "bicubic")
+        assert cfg.crop_pct == {"t2_224": 0.98, "s_224": 0.93}.get(name[12:], 0.93 if side == 512 else 1.0)
+
+
+def test_the_family_is_registered():
+    assert set(list_specs("mambavision_*")) == set(PUBLISHED_COUNTS)
+    assert find_spec("mambavision_b_224").default_tag == "nvidia_in1k"
+
+
+def test_names_are_the_published_ones():
+    with torch.device("meta"):
+        names = list(MambaVision(dataclasses.replace(SMALL, layer_scale=1e-5)).state_dict())
+    leaf = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+    mixer = r"(A_log|D|(in|x|out|dt)_proj\.(weight|bias)|conv1d_[xz]\.weight|(qkv|proj)\.(weight|bias))"
+    known = re.compile(
+        rf"patch_embed\.conv_down\.[0134]\.{leaf}"
+        rf"|levels\.[01]\.blocks\.\d+\.(conv|norm)[12]\.{leaf}"
+        rf"|levels\.[23]\.blocks\.\d+\.(gamma_[12]|norm[12]\.{leaf}|mlp\.fc[12]\.{leaf}|mixer\.{mixer})"
+        r"|levels\.[012]\.downsample\.reduction\.0\.weight"
+        rf"|(norm|head)\.{leaf}"
+    )
+    assert all(known.fullmatch(name) for name in names)
+
+
+def test_scans_come_first_and_attention_second():
+    with torch.device("meta"):
+        model = MambaVision(dataclasses.replace(SMALL, depths=(1, 1, 5, 4)))
+    kinds = [[type(block.mixer) for block in level.blocks] for level in model.levels[2:]]
+    assert kinds == [[SymmetricMixer] * 3 + [WindowAttention] * 2, [SymmetricMixer] * 2 + [WindowAttention] * 2]
+
+
+def test_a_convolutional_block_is_its_formula():
+    block, x = small("scaled").double().levels[0].blocks[0], images(6, channels=8, dtype=torch.float64)
+
+    def norm(y, bn):
+        y = (y - bn.running_mean[:, None, None]) / (bn.running_var + 1e-5).sqrt()[:, None, None]
+        return y * bn.weight[:, None, None] + bn.bias[:, None, None]
+
+    y = F.gelu(norm(block.conv1(x), block.norm1), approximate="tanh")
+    expected = x + 0.5 * norm(block.conv2(y), block.norm2)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_block_is_its_formula():
+    block, x = small("scaled").double().levels[2].blocks[0], images(6, 32, channels=9, dtype=torch.float64)[:, 0]
+    y = x + 0.5 * block.mixer(F.layer_norm(x, (32,)))
+    expected = y + 0.5 * block.mlp.fc2(F.gelu(block.mlp.fc1(F.layer_norm(y, (32,)))))
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_stem_has_its_own_epsilon():
+    model = small()
+    norms = {name: m.eps for name, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {eps for name, eps in norms.items() if name.startswith("patch_embed")} == {1e-4}
+    assert {eps for name, eps in norms.items() if not name.startswith("patch_embed")} == {1e-5}
+
+
+def test_padding_takes_part():
+    """A grid of five by seven answers as the zero-padded one does, cropped."""
+    level, x = small().levels[2], images(5, 7, channels=32)
+    torch.testing.assert_close(level.mix(x), level.mix(F.pad(x, (0, 1, 0, 3)))[..., :5, :7])
+
+
+@pytest.mark.parametrize("wrap", ["hub", "release"])
+def test_authors_files_load(wrap, tmp_path):
+    model = small("scaled")
+    state = model.state_dict()
+    path = tmp_path / ("model.safetensors" if wrap == "hub" else "mambavision.pth.tar")
+    if wrap == "hub":
+        save_file({f"model.{key}": value for key, value in state.items()}, path)
+    else:
+        torch.save({"epoch": 1, "arch": "mamba_vision", "state_dict": state}, path)
+    loaded = create_model(NAME, checkpoint_path=path, **options_of(model)).eval()
+    assert torch.equal(loaded(images(64)), model(images(64)))
+    assert remap_keys(state).keys() == state.keys()
+
+
+def test_a_file_with_other_keys_is_refused(tmp_path):
+    model, path = small(), tmp_path / "other.pth"
+    torch.save(model.state_dict() | {"pos_embed": torch.zeros(1, 8, 8, 8)}, path)
+    with pytest.raises(CheckpointError, match="pos_embed"):
+        create_model(NAME, checkpoint_path=path, **options_of(model))
+
+
+def test_initial_values():
+    model = small(num_classes=300, embed_dim=32, layer_scale=1e-5)
+    block, attention = model.levels[2].blocks[0], model.levels[2].blocks[2].mixer
+    linears = [model.get_classifier(), block.mixer.in_proj, block.mixer.dt_proj, block.mlp.fc1, attention.qkv]
+    for linear in linears:
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert linear.bias is None or (linear.bias == 0).all()
+    assert (block.gamma_1 == 1e-5).all() and (block.gamma_2 == 1e-5).all()
+
+
+@EVERY_FORM
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 150), (3, 36), (1, 1)])
+def test_any_size_at_call_time(form, height, width):
+    model, x = small(form), images(height, width)
+    features = model.forward_features(x)
+    assert features.shape == (2, model.num_features, -(-height // 32), -(-width // 32))
+    assert model(x).shape == (2, 5)
+    assert torch.equal(model.forward_head(features, pre_logits=True), features.mean((2, 3)))
+
+
+def test_an_image_that_does_not_fit_is_refused():
+    for wrong in (images(32, channels=1), torch.randn(3, 32, 32), torch.randn(1, 3, 0, 5)):
+        with pytest.raises(ShapeError, match=r"\[B, 3, H, W\]"):
+            small()(wrong)
+
+
+@pytest.mark.parametrize(("in_chans", "copied"), [(4, [0, 1, 2, 0]), (2, [0, 1])])
+def test_stem_repeats_for_other_channels(in_chans, copied):
+    model, target = small(), dataclasses.replace(SMALL, in_chans=in_chans)
+    adapted = MambaVision(target).eval()
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    expected = model.patch_embed.conv_down[0].weight[:, copied] * (3 / in_chans)
+    torch.testing.assert_close(adapted.patch_embed.conv_down[0].weight, expected)
+
+
+def test_stem_sums_for_grey_images():
+    model, target = small(), dataclasses.replace(SMALL, in_chans=1)
+    adapted, grey = MambaVision(target).eval(), images(64, channels=1)
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    torch.testing.assert_close(adapted(grey), model(grey.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_head_for_other_classes_is_left_out(num_classes):
+    state = adapt_weights(small().state_dict(), SMALL, dataclasses.replace(SMALL, num_classes=num_classes))
+    assert set(small().state_dict()) - set(state) == {"head.weight", "head.bias"}
+
+
+@EVERY_FORM
+def test_the_protocol_of_timm(form):
+    model, x = small(form), images(64)
+    assert model.task == "image-classification" and model.pretrained_cfg is None
+    assert model.get_classifier() is model.head
+    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x)))
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7)
+    assert model.num_classes == model.config.num_classes == 7
+    model.reset_classifier(0)
+    assert torch.equal(model(x), model.forward_head(model.forward_features(x), pre_logits=True))
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    model.reset_classifier(3, "")
+    assert model(x).shape == (2, 3, 2, 2)
+    assert model.config.global_pool == ""
+    assert small(form, num_classes=0)(x).shape == (2, 64)
+
+
+@EVERY_FORM
+def test_every_parameter_learns(form):
+    model = small(form).train()
+    model(images(64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+def test_weight_decay_and_layer_groups():
+    model = small()
+    assert model.no_weight_decay() == set()
+    assert set(model.group_matcher()) == set(model.group_matcher(coarse=True)) == {"stem", "blocks"}
+
+
+def test_intermediates():
+    model, x = small(), images(64, 96)
+    final, features = model.forward_intermediates(x)
+    assert [tuple(f.shape) for f in features] == [(2, 8, 16, 24), (2, 16, 8, 12), (2, 32, 4, 6), (2, 64, 2, 3)]
+    expected = [(8, 4), (16, 8), (32, 16), (64, 32)]
+    assert [(info["num_chs"], info["reduction"]) for info in model.feature_info] == expected
+    modules = dict(model.named_modules())
+    assert all(info["module"] in modules for info in model.feature_info)
+    torch.testing.assert_close(final, model.forward_features(x))
+    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NHWC", intermediates_only=True)
+    torch.testing.assert_close(last.permute(0, 3, 1, 2), final)
+    early = model.forward_intermediates(x, indices=[0, -3], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early, features[:2])
+    grid, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
+    assert grid.shape == (2, 32, 4, 6)
+    for wrong in ({"indices": [4]}, {"indices": 5}, {"indices": 0}, {"output_fmt": "NLC"}):
+        with pytest.raises(ConfigError):
+            model.forward_intermediates(x, **wrong)
+
+
+def test_checkpointing_changes_no_gradient():
+    gradients = []
+    for enable in (False, True):
+        model = small()
+        model.set_grad_checkpointing(enable)
+        model(images(64)).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_drop_rates_act_in_training_only():
+    model, x = small(drop_rate=0.3, attn_drop_rate=0.1, drop_path_rate=0.6), images(64)
+    assert torch.equal(model(x), model(x))
+    blocks = list(itertools.chain.from_iterable(level.blocks for level in model.levels))
+    assert [block.drop_path.p for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+def test_samples_do_not_meet():
+    model, x = small().double(), images(64, 90, dtype=torch.float64)
+    alone = torch.func.vmap(lambda image: model(image.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(alone, model(x))
+    torch.testing.assert_close(model(x[1:]), model(x)[1:])
+
+
+def test_half_precision_is_finite():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert small()(images(64)).isfinite().all()
+    assert small().to(torch.bfloat16)(images(64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_symmetries():
+    model = small(num_classes=2).double()
+    assert_symmetries_hold(model, images(64, dtype=torch.float64))
+    for block in (model.levels[2].blocks[0], model.levels[2].blocks[2]):
+        assert_symmetries_hold(block, torch.randn(2, 16, 32, dtype=torch.float64))
+
+
+def test_values_that_make_no_model_are_told():
+    for wrong in (
+        {"global_pool": "max"},
+        {"depths": (2, 2, 2)},
+        {"depths": (2, 0, 2, 2)},
+        {"num_classes": -1},
+        {"embed_dim": 0},
+        {"num_heads": (3, 4)},
+        {"num_heads": (2, 2, 2, 2)},
+        {"window_size": (0, 7)},
+        {"mlp_ratio": 0.0},
+        {"layer_scale": -1.0},
+    ):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(SMALL, **wrong)
+    with pytest.raises(ConfigError, match="avg"):
+        small().reset_classifier(3, global_pool="averaged")
