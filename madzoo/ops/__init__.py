@@ -7,12 +7,15 @@ from madzoo.ops.gated_mean import gated_mean
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.linear import linear
 from madzoo.ops.long_conv import long_conv
+from madzoo.ops.rotary import accumulate_angles, rotate_pairs
 from madzoo.ops.scan import linear_scan
 from madzoo.ops.selective_scan import selective_scan, use_backend
 from madzoo.ops.ssd import ssd, ssd_step
+from madzoo.ops.trapezoidal_ssd import trapezoidal_ssd, trapezoidal_ssd_step
 from madzoo.ops.vandermonde import vandermonde
 
 __all__ = [
+    "accumulate_angles",
     "causal_conv1d",
     "causal_conv1d_step",
     "diagonal_init",
@@ -26,9 +29,12 @@ __all__ = [
     "linear_scan",
     "long_conv",
     "nplr",
+    "rotate_pairs",
     "selective_scan",
     "ssd",
     "ssd_step",
+    "trapezoidal_ssd",
+    "trapezoidal_ssd_step",
     "use_backend",
     "vandermonde",
 ]
