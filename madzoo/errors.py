@@ -5,7 +5,7 @@ and what to type next. Answers that do not apply are left out.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "MadzooError",
@@ -19,6 +19,7 @@ __all__ = [
     "ShapeError",
     "NotCausalError",
     "BackendError",
+    "check_choice",
     "nearest",
 ]
 
@@ -92,3 +93,14 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str | None:
     """Returns ``did you mean a, b?`` for the closest known words, or None when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else None
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuses a word that is not among the known ones.
+
+    Raises:
+        ConfigError: with the known words, and the nearest.
+    """
+    if value not in known:
+        looked = ", ".join(map(repr, known))
+        raise ConfigError(f"no {name} is named {value!r}.", asked=value, looked=looked, todo=nearest(value, known))

@@ -13,7 +13,7 @@ from madzoo.errors import ConfigError
 from madzoo.layers.linear import Linear
 from madzoo.symmetry import Parameters, Symmetry
 
-__all__ = ["ChannelsFirst", "ChannelsLast", "PatchMerging", "common_shift", "downsample", "patch_stem"]
+__all__ = ["ChannelsFirst", "ChannelsLast", "PatchMerging", "chosen_stages", "common_shift", "downsample", "patch_stem"]
 
 
 class ChannelsFirst(nn.Module):
@@ -134,3 +134,17 @@ def common_shift(name: str, taps: int) -> Symmetry:
         yield {bias: torch.ones_like(params[bias])}
 
     return Symmetry(name=f"{name}.common_shift", dimension=taps + 1, generators=generators, transform=transform)
+
+
+def chosen_stages(indices: int | list[int] | tuple[int, ...] | None, stages: int) -> list[int]:
+    """Returns the numbers of the stages that timm's ``indices`` ask for: the last so many, those named, or all.
+
+    Raises:
+        ConfigError: when there are no such stages.
+    """
+    wanted = range(stages - indices, stages) if isinstance(indices, int) else indices
+    chosen = sorted({i + stages if i < 0 else i for i in (range(stages) if wanted is None else wanted)})
+    too_many = isinstance(indices, int) and not 0 < indices <= stages
+    if too_many or not chosen or chosen[0] < 0 or chosen[-1] >= stages:
+        raise ConfigError("no such stages.", asked=indices, looked=f"stages 0 ... {stages - 1}")
+    return chosen

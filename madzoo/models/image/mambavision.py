@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ConfigError, ShapeError, nearest
+from madzoo.errors import ConfigError, ShapeError, check_choice
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
+from madzoo.layers.pyramid import chosen_stages
 from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.layers.symmetric_mixer import SymmetricMixer
@@ -86,7 +87,7 @@ class MambaVisionConfig:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_choice("global_pool", self.global_pool, ("avg", ""))
+        check_choice("global_pool", self.global_pool, ("avg", ""))
         for name in ("img_size", "in_chans", "embed_dim", "stem_dim", "d_state", "d_conv"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
@@ -213,8 +214,8 @@ class MambaVision(nn.Module):
             ShapeError: see :meth:`forward`.
             ConfigError: on a stage that does not exist, or an unknown format.
         """
-        _check_choice("output_fmt", output_fmt, ("NCHW", "NHWC"))
-        chosen, x_BDHW, found = _chosen_stages(indices), self._embed(x), []
+        check_choice("output_fmt", output_fmt, ("NCHW", "NHWC"))
+        chosen, x_BDHW, found = chosen_stages(indices, STAGES), self._embed(x), []
         for i, level in enumerate(self._levels()[: max(chosen) + 1 if stop_early else STAGES]):
             x_BDHW = level.mix(x_BDHW, recompute=self.grad_checkpointing)
             if i in chosen:
@@ -411,21 +412,6 @@ def _init_linear(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _chosen_stages(indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
-    wanted = range(STAGES - indices, STAGES) if isinstance(indices, int) else indices
-    chosen = sorted({i + STAGES if i < 0 else i for i in (range(STAGES) if wanted is None else wanted)})
-    too_many = isinstance(indices, int) and not 0 < indices <= STAGES
-    if too_many or not chosen or chosen[0] < 0 or chosen[-1] >= STAGES:
-        raise ConfigError("no such stages.", asked=indices, looked=f"stages 0 ... {STAGES - 1}")
-    return chosen
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        looked = ", ".join(map(repr, known))
-        raise ConfigError(f"no {name} is named {value!r}.", asked=value, looked=looked, todo=nearest(value, known))
 
 
 def remap_keys(state: StateDict) -> StateDict:

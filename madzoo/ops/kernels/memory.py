@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Lets this process keep up to 64 MiB of freed memory; with another malloc than glibc's nothing happens.
 
     A forward pass frees megabytes after every block; malloc returns them to the system and then takes them back page
-    by page, a quarter of the time of a Vim-tiny. Its thresholds follow the largest block ever freed, so one is freed.
+    by page. Its thresholds follow the largest block ever freed, so one is freed.
 
     Cost: no memory, because the block is never written.
     """
