@@ -246,7 +246,7 @@ def test_intermediates():
     torch.testing.assert_close(early, features[:2])
     grid, _ = model.forward_intermediates(x, indices=[1], stop_early=True)
     assert grid.shape == (2, 32, 4, 6)
-    for wrong in ({"indices": [4]}, {"indices": 5}, {"indices": 0}, {"output_fmt": "NLC"}):
+    for wrong in ({"indices": [4]}, {"indices": 5}, {"indices": 0}, {"output_fmt": "NCL"}):
         with pytest.raises(ConfigError):
             model.forward_intermediates(x, **wrong)
 

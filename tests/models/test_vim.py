@@ -215,7 +215,7 @@ def test_intermediates():
     torch.testing.assert_close(last, torch.cat([final[:, :12], final[:, 13:]], 1))
     early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early[0], features[0])
-    for wrong in ({"indices": [3]}, {"indices": 4}, {"output_fmt": "NHWC"}):
+    for wrong in ({"indices": [3]}, {"indices": 4}, {"output_fmt": "NCL"}):
         with pytest.raises(ConfigError):
             model.forward_intermediates(x, **wrong)
 

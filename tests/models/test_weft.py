@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from madzoo.errors import ShapeError
+from madzoo.errors import ConfigError, ShapeError
 from madzoo.factory import create_model
 from madzoo.models.image.weft import ResidualConvolutions, Weft, WeftConfig
 from madzoo.registry import find_spec
@@ -83,7 +83,7 @@ def test_reset_classifier(model):
     assert model(torch.randn(1, 3, 16, 16)).shape == (1, 3)
     model.reset_classifier(0)
     assert model(torch.randn(1, 3, 16, 16)).shape == (1, 16)
-    with pytest.raises(ShapeError, match="max"):
+    with pytest.raises(ConfigError, match="max"):
         model.reset_classifier(3, global_pool="max")
 
 

@@ -10,24 +10,22 @@ ones. Parameter names are meant to be, so that the weights load; neither names n
 Axes: B batch, C image channels, H height, W width of a grid, D width of its stage, L tokens of a window.
 """
 
-import dataclasses
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ConfigError, ShapeError, check_choice
+from madzoo.errors import ConfigError, check_choice
 from madzoo.layers.drop_path import DropPath
-from madzoo.layers.linear import Linear
-from madzoo.layers.pyramid import chosen_stages
+from madzoo.layers.mlp import mlp
+from madzoo.layers.recompute import run_blocks
 from madzoo.layers.ss2d_symmetries import affine_scale
-from madzoo.layers.stem_channels import adapt_stem_weight
 from madzoo.layers.symmetric_mixer import SymmetricMixer
 from madzoo.layers.windows import WindowAttention, merge_windows, partition_windows
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Symmetry
 
@@ -110,17 +108,13 @@ class MambaVisionConfig:
         return tuple(self.embed_dim * 2**i for i in range(STAGES))
 
 
-class MambaVision(nn.Module):
+class MambaVision(ImageClassifier):
     """Classifies images by convolutions, then by scans and attention inside windows; speaks timm's model protocol.
 
     Any image size is accepted at call time, rectangular too; grids are padded to whole windows.
 
     Args:
         config: sizes and rates.
-
-    Attributes:
-        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
-        feature_info: width and reduction of the features at the end of each stage.
 
     Source: arXiv 2407.08083, figure 2.
 
@@ -130,128 +124,18 @@ class MambaVision(nn.Module):
         torch.Size([1, 10])
     """
 
-    task = "image-classification"
     output_fmt = "NCHW"
+    stages_name = "levels"
 
     def __init__(self, config: MambaVisionConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes, self.global_pool = config.num_classes, config.global_pool
-        self.num_features = self.head_hidden_size = config.widths[-1]
-        self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] | None = None
-        self.feature_info = [
-            {"module": f"levels.{i}.blocks", "num_chs": width, "reduction": 4 * 2**i}
-            for i, width in enumerate(config.widths)
-        ]
+        info = stage_info("levels.{}.blocks", [*config.widths], [4 * 2**i for i in range(STAGES)])
+        super().__init__(config, num_features=config.widths[-1], feature_info=info)
         self.patch_embed = Stem(config)
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(config.depths)
         self.levels = nn.ModuleList([Level(config, i, drop_path=stage.tolist()) for i, stage in enumerate(rates)])
         self.norm = nn.BatchNorm2d(self.num_features)
-        self.head = _head(self.num_features, config.num_classes)
-        self.apply(_init_linear)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classifies images.
-
-        Shapes:
-            x [B, C, height, width] -> logits [B, num_classes].
-
-        Raises:
-            ShapeError: when x is no batch of images with these channels.
-
-        Cost: O(height width) convolutions, scans and products; attention within windows.
-        """
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised grid of the last stage.
-
-        Shapes:
-            x [B, C, height, width] -> [B, D, H, W], H and W being height and width over 32, rounded up.
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-        """
-        x_BDHW = self._embed(x)
-        for level in self._levels():
-            x_BDHW = level.downsample(level.mix(x_BDHW, recompute=self.grad_checkpointing))
-        return self.norm(x_BDHW)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools a grid and classifies it.
-
-        Args:
-            x: the output of :meth:`forward_features`.
-            pre_logits: return the pooled features instead of the logits.
-
-        Shapes:
-            x [B, D, H, W] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps H and W behind.
-        """
-        x = x.mean((2, 3)) if self.global_pool == "avg" else x
-        return x if pre_logits else self.head(x.movedim(1, -1)).movedim(-1, 1)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the features at the end of chosen stages, and the final grid (timm's signature).
-
-        Args:
-            x: images.
-            indices: which stages; n for the last n, None for all.
-            norm: normalise the features of the last stage, as the head reads them.
-            stop_early: skip the stages after the last chosen one.
-            output_fmt: ``"NCHW"`` or ``"NHWC"``.
-            intermediates_only: leave out the final grid, [B, D, H, W].
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-            ConfigError: on a stage that does not exist, or an unknown format.
-        """
-        check_choice("output_fmt", output_fmt, ("NCHW", "NHWC"))
-        chosen, x_BDHW, found = chosen_stages(indices, STAGES), self._embed(x), []
-        for i, level in enumerate(self._levels()[: max(chosen) + 1 if stop_early else STAGES]):
-            x_BDHW = level.mix(x_BDHW, recompute=self.grad_checkpointing)
-            if i in chosen:
-                kept = self.norm(x_BDHW) if norm and i == STAGES - 1 else x_BDHW
-                found.append(kept if output_fmt == "NCHW" else kept.permute(0, 2, 3, 1))
-            x_BDHW = level.downsample(x_BDHW)
-        is_whole = not stop_early or max(chosen) == STAGES - 1
-        return found if intermediates_only else (self.norm(x_BDHW) if is_whole else x_BDHW, found)
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a fresh one.
-
-        Args:
-            num_classes: outputs; 0 for features.
-            global_pool: a new way of pooling, or None to keep it.
-
-        Raises:
-            ConfigError: on an unknown pool or a negative number.
-        """
-        pool = self.global_pool if global_pool is None else global_pool
-        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
-        self.num_classes, self.global_pool = num_classes, pool
-        self.head = _head(self.num_features, num_classes).to(self.norm.weight)
-        _init_linear(self.head)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Returns the parameters that the published recipe does not decay: none but those with one axis."""
-        return set()
+        self.head = make_head(self.num_features, config.num_classes)
+        self.apply(init_linear)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns timm's description of the layers, for layer-wise learning rates."""
@@ -263,13 +147,11 @@ class MambaVision(nn.Module):
         return [affine_scale("norm", "head.weight", self.num_features)] if self.num_classes else []
 
     def _embed(self, image: Tensor) -> Tensor:
-        channels = self.config.in_chans
-        if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape[2:]:
-            raise ShapeError("the image does not fit.", asked=list(image.shape), todo=f"[B, {channels}, H, W]")
+        self._check_image(image)
         return self.patch_embed(image)
 
-    def _levels(self) -> list["Level"]:
-        return cast("list[Level]", list(self.levels))
+    def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        return cast(Level, stage).mix(x, recompute=self.grad_checkpointing)
 
 
 class Stem(nn.Module):
@@ -314,15 +196,9 @@ class Level(nn.Module):
     def mix(self, x_BDHW: Tensor, *, recompute: bool = False) -> Tensor:
         """Runs the blocks; padding, where windows need any, takes part in all of them."""
         if not self.window:
-            return self._run(x_BDHW, recompute)
-        windows = self._run(partition_windows(x_BDHW, self.window), recompute)
+            return run_blocks(self.blocks, x_BDHW, recompute=recompute)
+        windows = run_blocks(self.blocks, partition_windows(x_BDHW, self.window), recompute=recompute)
         return merge_windows(windows, self.window, *x_BDHW.shape[2:])
-
-    def _run(self, x: Tensor, recompute: bool) -> Tensor:
-        for block in self.blocks:
-            is_light = recompute and torch.is_grad_enabled()
-            x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if is_light else block(x)
-        return x
 
 
 class Downsample(nn.Module):
@@ -369,7 +245,7 @@ class WindowBlock(nn.Module):
         super().__init__()
         self.norm1, self.mixer = nn.LayerNorm(width), mixer
         self.drop_path = DropPath(drop_path)
-        self.norm2, self.mlp = nn.LayerNorm(width), _mlp(width, int(width * config.mlp_ratio), config.drop_rate)
+        self.norm2, self.mlp = nn.LayerNorm(width), mlp(width, int(width * config.mlp_ratio), config.drop_rate)
         self.gamma_1, self.gamma_2 = (_gain(width, config.layer_scale) for _ in range(2))
 
     def forward(self, x_BLD: Tensor) -> Tensor:
@@ -393,25 +269,8 @@ def _mixer(config: MambaVisionConfig, width: int, heads: int, *, scan: bool) -> 
     return WindowAttention(width, heads, qkv_bias=config.qkv_bias, **drops)
 
 
-def _mlp(width: int, hidden: int, drop: float) -> nn.Sequential:
-    layers = {"fc1": Linear(width, hidden), "act": nn.GELU(), "drop1": nn.Dropout(drop)}
-    return nn.Sequential(OrderedDict(layers | {"fc2": Linear(hidden, width), "drop2": nn.Dropout(drop)}))
-
-
-def _head(width: int, num_classes: int) -> nn.Module:
-    return Linear(width, num_classes) if num_classes else nn.Identity()
-
-
 def _gain(width: int, value: float) -> nn.Parameter | None:
     return nn.Parameter(torch.full((width,), value)) if value else None
-
-
-def _init_linear(module: nn.Module) -> None:
-    """Draws a linear layer as published: step projections too, whose bias becomes 0."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def remap_keys(state: StateDict) -> StateDict:
@@ -422,13 +281,7 @@ def remap_keys(state: StateDict) -> StateDict:
 
 def adapt_weights(state: StateDict, source: MambaVisionConfig, target: MambaVisionConfig) -> StateDict:
     """Fits weights to another number of classes or channels: the head is left out, the stem summed or repeated."""
-    state = dict(state)
-    if source.num_classes != target.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    stem = "patch_embed.conv_down.0.weight"
-    if source.in_chans != target.in_chans:
-        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
-    return state
+    return fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.conv_down.0.weight")
 
 
 # The 512 px weights were evaluated on images squashed to a square; ours are cropped.

@@ -6,23 +6,22 @@ Parameter names are those of hustvl/Vim, so its checkpoints load as they are.
 Axes: B batch, C image channels, M patches, L = M + 1 tokens, D embed_dim, E d_inner = expand * D, N d_state.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ConfigError, nearest
+from madzoo.errors import ConfigError, check_choice
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d, init_dt_proj, resolve_dt_rank, selective_branch, state_decay_log
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, input_output_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
-from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.ops.causal_conv1d import cast_for_kernel
 from madzoo.ops.gated_mean import gated_mean
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
@@ -70,7 +69,7 @@ class VimConfig:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        _check_pool(self.global_pool)
+        check_choice("global_pool", self.global_pool, POOLS)
         sizes = ("img_size", "patch_size", "stride", "in_chans", "depth", "embed_dim", "d_state", "d_conv", "expand")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -91,7 +90,7 @@ class VimConfig:
         return patch_grid((self.img_size, self.img_size), patch_size=self.patch_size, stride=self.stride)
 
 
-class Vim(nn.Module):
+class Vim(ImageClassifier):
     """Classifies images by bidirectional selective scans over their patches; speaks timm's model protocol.
 
     Any image whose sides the patches tile is accepted at call time, rectangular too: position embeddings are then
@@ -99,10 +98,6 @@ class Vim(nn.Module):
 
     Args:
         config: sizes and rates.
-
-    Attributes:
-        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
-        feature_info: width and reduction of the features after each block.
 
     Source: arXiv 2401.09417, algorithm 1; hustvl/Vim, vim/models_mamba.py (``midclstok``, ``div2`` variants).
 
@@ -112,20 +107,16 @@ class Vim(nn.Module):
         torch.Size([1, 10])
     """
 
-    task = "image-classification"
+    output_fmt = "NLC"
+    pools = POOLS
+    norm_name = "norm_f"
 
     def __init__(self, config: VimConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes, self.global_pool = config.num_classes, config.global_pool
-        self.num_features = self.head_hidden_size = self.embed_dim = config.embed_dim
+        width, depth = config.embed_dim, config.depth
+        info = stage_info("layers.{}", [width] * depth, [config.stride] * depth)
+        super().__init__(config, num_features=width, feature_info=info)
+        self.embed_dim = width
         self.num_prefix_tokens = 0  # the class token is in the middle
-        self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] | None = None
-        self.feature_info = [
-            {"module": f"layers.{i}", "num_chs": config.embed_dim, "reduction": config.stride}
-            for i in range(config.depth)
-        ]
         rows, columns = config.grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns + 1, config.embed_dim))
@@ -133,112 +124,11 @@ class Vim(nn.Module):
             patch_size=config.patch_size, stride=config.stride, in_chans=config.in_chans, embed_dim=config.embed_dim
         )
         self.pos_drop = nn.Dropout(config.drop_rate)
-        self.head = _head(config.embed_dim, config.num_classes)
+        self.head = make_head(config.embed_dim, config.num_classes)
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.layers = nn.ModuleList([VimBlock(config, drop_path=rate) for rate in rates])
         self.norm_f = RMSNorm(config.embed_dim, eps=1e-5)
         self._init_weights()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classifies images.
-
-        Shapes:
-            x [B, C, height, width] -> logits [B, num_classes].
-
-        Raises:
-            ShapeError: when the channels differ or the patches do not tile the image.
-
-        Cost: O(M) in the number of patches.
-        """
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised tokens in reading order, the class token at position M // 2.
-
-        Shapes:
-            x [B, C, height, width] -> [B, M + 1, D].
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-        """
-        x_BLD = self._embed(x)
-        for layer in self.layers:
-            x_BLD = self._run(layer, x_BLD)
-        return self.norm_f(x_BLD).to(self.norm_f.weight.dtype)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools tokens and classifies them.
-
-        Args:
-            x: the output of :meth:`forward_features`.
-            pre_logits: return the pooled features instead of the logits.
-
-        Shapes:
-            x [B, M + 1, D] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps every token.
-        """
-        if self.global_pool == "token":
-            x = x[:, _middle(x.shape[1])]
-        elif self.global_pool == "avg":
-            x = drop_middle(x).mean(1)
-        return x if pre_logits else self.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the patch features after chosen blocks, and the final tokens (timm's signature).
-
-        Args:
-            x: images.
-            indices: which blocks; n for the last n, None for all.
-            norm: normalise the features as the last ones are.
-            stop_early: skip the blocks after the last chosen one.
-            output_fmt: ``"NCHW"`` for grids [B, D, h, w], ``"NLC"`` for sequences [B, M, D].
-            intermediates_only: leave out the final tokens.
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-            ConfigError: on a block that does not exist, or an unknown format.
-        """
-        if output_fmt not in ("NCHW", "NLC"):
-            raise ConfigError(f"unknown format {output_fmt!r}.", asked=output_fmt, looked="NCHW, NLC")
-        chosen = self._chosen_blocks(indices)
-        grid, x_BLD, found = self.patch_embed.grid_of(x), self._embed(x), []
-        for i, layer in enumerate(self.layers[: max(chosen) + 1] if stop_early else self.layers):
-            x_BLD = self._run(layer, x_BLD)
-            if i in chosen:
-                y_BMD = drop_middle(self.norm_f(x_BLD) if norm else x_BLD)
-                found.append(y_BMD.transpose(1, 2).unflatten(2, grid) if output_fmt == "NCHW" else y_BMD)
-        return found if intermediates_only else (self.norm_f(x_BLD), found)
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a fresh one.
-
-        Args:
-            num_classes: outputs; 0 for features.
-            global_pool: a new way of pooling, or None to keep it.
-
-        Raises:
-            ConfigError: on an unknown pool or a negative number.
-        """
-        pool = self.global_pool if global_pool is None else global_pool
-        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
-        self.num_classes, self.global_pool = num_classes, pool
-        self.head = _head(self.embed_dim, num_classes).to(self.norm_f.weight)
-        _init_head(self.head)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that the published recipe does not decay (norms and biases are 1-D and go by that)."""
@@ -270,21 +160,16 @@ class Vim(nn.Module):
         # The residual stream stays in float32 when the blocks run in half precision.
         return x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32))
 
-    def _run(self, layer: nn.Module, x_BLD: Tensor) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, x_BLD, use_reentrant=False)
-        return layer(x_BLD)
+    def _normalise(self, x: Tensor) -> Tensor:
+        return self.norm_f(x).to(self.norm_f.weight.dtype)
 
-    def _chosen_blocks(self, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
-        depth = len(self.layers)
-        if isinstance(indices, int):
-            chosen = list(range(depth - indices, depth))
-        else:
-            wanted = range(depth) if indices is None else indices
-            chosen = sorted({i + depth if i < 0 else i for i in wanted})
-        if not chosen or chosen[0] < 0 or chosen[-1] >= depth:
-            raise ConfigError("no such blocks.", asked=indices, looked=f"blocks 0 ... {depth - 1}")
-        return chosen
+    def _grid(self, x: Tensor, image: Tensor) -> Tensor:
+        return drop_middle(x).unflatten(1, self.patch_embed.grid_of(image))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.global_pool == "token":
+            return x[:, _middle(x.shape[1])]
+        return drop_middle(x).mean(1) if self.global_pool == "avg" else x
 
     @torch.no_grad()
     def _init_weights(self) -> None:
@@ -294,7 +179,7 @@ class Vim(nn.Module):
             nn.init.zeros_(stem.bias)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        _init_head(self.head)
+        init_linear(self.head)
 
 
 class VimBlock(nn.Module):
@@ -393,22 +278,6 @@ class VimMixer(nn.Module):
         ]
 
 
-def _check_pool(pool: str) -> None:
-    if pool not in POOLS:
-        looked = ", ".join(map(repr, POOLS))
-        raise ConfigError(f"no global_pool is named {pool!r}.", asked=pool, looked=looked, todo=nearest(pool, POOLS))
-
-
-def _head(width: int, num_classes: int) -> nn.Module:
-    return Linear(width, num_classes) if num_classes else nn.Identity()
-
-
-def _init_head(head: nn.Module) -> None:
-    if isinstance(head, nn.Linear):
-        nn.init.trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-
-
 def _middle(tokens: int) -> int:
     return (tokens - 1) // 2
 
@@ -437,12 +306,7 @@ def adapt_weights(state: StateDict, source: VimConfig, target: VimConfig) -> Sta
     A head for other classes is left out (to be initialised afresh), the stem is summed for one channel or repeated,
     position embeddings are interpolated around the middle token.
     """
-    state = dict(state)
-    if source.num_classes != target.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    stem = "patch_embed.proj.weight"
-    if source.in_chans != target.in_chans:
-        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
+    state = fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.proj.weight")
     if source.grid != target.grid:
         state["pos_embed"] = resample_around_middle(state["pos_embed"], source.grid, target.grid)
     return state

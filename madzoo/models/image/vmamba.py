@@ -7,23 +7,22 @@ throughout; the published channel-first form is the same function of the same we
 Axes: B batch, C image channels, H height, W width of a grid, D width of its stage.
 """
 
-import dataclasses
 import re
-from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ConfigError, ShapeError, check_choice
+from madzoo.errors import ConfigError, check_choice
 from madzoo.layers.drop_path import DropPath
-from madzoo.layers.linear import Linear
-from madzoo.layers.pyramid import chosen_stages, common_shift, downsample, patch_stem
+from madzoo.layers.mlp import mlp
+from madzoo.layers.pyramid import common_shift, downsample, patch_stem
+from madzoo.layers.recompute import run_blocks
 from madzoo.layers.ss2d import SS2D
 from madzoo.layers.ss2d_symmetries import affine_scale
-from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Symmetry
 
@@ -111,17 +110,13 @@ class VMambaConfig:
         return tuple(self.embed_dim * 2**i for i in range(STAGES))
 
 
-class VMamba(nn.Module):
+class VMamba(ImageClassifier):
     """Classifies images by four-way selective scans over a pyramid of grids; speaks timm's model protocol.
 
     Any image size is accepted at call time, rectangular too, from one patch on.
 
     Args:
         config: sizes and rates.
-
-    Attributes:
-        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
-        feature_info: width and reduction of the features at the end of each stage.
 
     Source: arXiv 2401.10166, figure 3; MzeroMiko/VMamba, classification/models/vmamba.py.
 
@@ -131,131 +126,18 @@ class VMamba(nn.Module):
         torch.Size([1, 10])
     """
 
-    task = "image-classification"
-    output_fmt = "NHWC"
+    norm_name, head_name = "classifier.norm", "classifier.head"
 
     def __init__(self, config: VMambaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes, self.global_pool = config.num_classes, config.global_pool
-        self.num_features = self.head_hidden_size = config.widths[-1]
-        self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] | None = None
-        self.feature_info = [
-            {"module": f"layers.{i}.blocks", "num_chs": width, "reduction": config.patch_size * 2**i}
-            for i, width in enumerate(config.widths)
-        ]
+        info = stage_info("layers.{}.blocks", [*config.widths], [config.patch_size * 2**i for i in range(STAGES)])
+        super().__init__(config, num_features=config.widths[-1], feature_info=info)
         self.patch_embed = patch_stem(
             config.patch_embed, in_chans=config.in_chans, width=config.embed_dim, patch_size=config.patch_size
         )
         rates = torch.linspace(0, config.drop_path_rate, sum(config.depths), device="cpu").split(config.depths)
         self.layers = nn.ModuleList([VSSStage(config, i, drop_path=stage.tolist()) for i, stage in enumerate(rates)])
         self.classifier = Classifier(self.num_features, config.num_classes)
-        self.apply(_init_linear)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classifies images.
-
-        Shapes:
-            x [B, C, height, width] -> logits [B, num_classes].
-
-        Raises:
-            ShapeError: when the channels differ or the image is smaller than a patch.
-
-        Cost: O(height width) scans and products.
-        """
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised grid of the last stage, channel-last.
-
-        Shapes:
-            x [B, C, height, width] -> [B, H, W, D].
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-        """
-        x_BHWD = self._embed(x)
-        for stage in self._stages():
-            x_BHWD = stage.downsample(self._run(stage, x_BHWD))
-        return self.classifier.norm(x_BHWD)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools a grid and classifies it.
-
-        Args:
-            x: the output of :meth:`forward_features`.
-            pre_logits: return the pooled features instead of the logits.
-
-        Shapes:
-            x [B, H, W, D] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps every position.
-        """
-        x = x.mean((1, 2)) if self.global_pool == "avg" else x
-        return x if pre_logits else self.classifier.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the features at the end of chosen stages, and the final grid (timm's signature).
-
-        Args:
-            x: images.
-            indices: which stages; n for the last n, None for all.
-            norm: normalise the features of the last stage, as the head reads them.
-            stop_early: skip the stages after the last chosen one.
-            output_fmt: ``"NCHW"`` or ``"NHWC"``.
-            intermediates_only: leave out the final grid, [B, H, W, D].
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-            ConfigError: on a stage that does not exist, or an unknown format.
-        """
-        check_choice("output_fmt", output_fmt, ("NCHW", "NHWC"))
-        chosen, x_BHWD, found = chosen_stages(indices, STAGES), self._embed(x), []
-        for i, stage in enumerate(self._stages()[: max(chosen) + 1 if stop_early else STAGES]):
-            x_BHWD = self._run(stage, x_BHWD)
-            if i in chosen:
-                y_BHWD = self.classifier.norm(x_BHWD) if norm and i == STAGES - 1 else x_BHWD
-                found.append(y_BHWD.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y_BHWD)
-            x_BHWD = stage.downsample(x_BHWD)
-        if intermediates_only:
-            return found
-        # Stopped early, the grid has the width of an earlier stage, which the last norm does not fit.
-        return self.classifier.norm(x_BHWD) if x_BHWD.shape[-1] == self.num_features else x_BHWD, found
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the head."""
-        return self.classifier.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a fresh one.
-
-        Args:
-            num_classes: outputs; 0 for features.
-            global_pool: a new way of pooling, or None to keep it.
-
-        Raises:
-            ConfigError: on an unknown pool or a negative number.
-        """
-        pool = self.global_pool if global_pool is None else global_pool
-        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
-        self.num_classes, self.global_pool = num_classes, pool
-        self.classifier.head = Classifier(self.num_features, num_classes).head.to(self.classifier.norm.weight)
-        _init_linear(self.classifier.head)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Returns the parameters that the published recipe does not decay: none but those with one axis."""
-        return set()
+        self.apply(init_linear)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns timm's description of the layers, for layer-wise learning rates."""
@@ -279,22 +161,11 @@ class VMamba(nn.Module):
         return found
 
     def _embed(self, image: Tensor) -> Tensor:
-        channels, least = self.config.in_chans, self.config.patch_size
-        if image.dim() != 4 or image.shape[1] != channels or min(image.shape[2:]) < least:
-            todo = f"[B, {channels}, H, W] with H and W at least {least}"
-            raise ShapeError("the image does not fit.", asked=list(image.shape), todo=todo)
+        self._check_image(image, least=self.config.patch_size)
         return self.patch_embed(image)
 
-    def _stages(self) -> list["VSSStage"]:
-        return cast("list[VSSStage]", list(self.layers))
-
-    def _run(self, stage: "VSSStage", x_BHWD: Tensor) -> Tensor:
-        for block in stage.blocks:
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False)
-            else:
-                x_BHWD = block(x_BHWD)
-        return x_BHWD
+    def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
+        return run_blocks(stage.get_submodule("blocks").children(), x, recompute=self.grad_checkpointing)
 
 
 class VSSStage(nn.Module):
@@ -342,7 +213,7 @@ class VSSBlock(nn.Module):
         self.has_mlp = config.mlp_ratio > 0
         if self.has_mlp:
             self.norm2 = nn.LayerNorm(width)
-            self.mlp = _mlp(width, int(width * config.mlp_ratio), config.drop_rate)
+            self.mlp = mlp(width, int(width * config.mlp_ratio), config.drop_rate)
 
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Returns the stream after the block."""
@@ -362,19 +233,7 @@ class Classifier(nn.Module):
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.head: nn.Module = Linear(width, num_classes) if num_classes else nn.Identity()
-
-
-def _mlp(width: int, hidden: int, drop: float) -> nn.Sequential:
-    layers = {"fc1": Linear(width, hidden), "act": nn.GELU(), "drop1": nn.Dropout(drop)}
-    return nn.Sequential(OrderedDict(layers | {"fc2": Linear(hidden, width), "drop2": nn.Dropout(drop)}))
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        self.head = make_head(width, num_classes)
 
 
 _OLD_NAMES = [
@@ -407,13 +266,7 @@ def remap_keys(state: StateDict) -> StateDict:
 
 def adapt_weights(state: StateDict, source: VMambaConfig, target: VMambaConfig) -> StateDict:
     """Fits weights to another number of classes or channels: the head is left out, the stem summed or repeated."""
-    state = dict(state)
-    if source.num_classes != target.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("classifier.head.")}
-    stem = "patch_embed.0.weight"
-    if source.in_chans != target.in_chans:
-        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
-    return state
+    return fit_head_and_stem(state, source, target, head="classifier.head.", stem="patch_embed.0.weight")
 
 
 def _mzeromiko(file: str) -> dict[str, PretrainedCfg]:

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ShapeError
+from madzoo.errors import check_choice
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
-from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.models.image.protocol import ImageClassifier, make_head, stage_info
+from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
@@ -41,6 +41,7 @@ class WeftConfig:
         stem_blocks: residual pairs of 3x3 convolutions after the stem's first, second and third stage (strides 1, 2
             and 4), as ``(0, 2, 2)``; ``()`` is the plain stem of three convolutions.
         dt_min, dt_max: range of the initial step sizes.
+        global_pool: ``"avg"`` or ``""`` (every position).
     """
 
     img_size: int = 32
@@ -57,8 +58,10 @@ class WeftConfig:
     dt_max: float = 0.1
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    global_pool: str = "avg"
 
     def __post_init__(self) -> None:
+        check_choice("global_pool", self.global_pool, ("avg", ""))
         for name in ("img_size", "in_chans", "depth", "d_state", "dt_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -180,7 +183,7 @@ class WeftBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class Weft(nn.Module):
+class Weft(ImageClassifier):
     """Classifies images with woven selective scans.
 
     Shapes:
@@ -189,15 +192,12 @@ class Weft(nn.Module):
     Cost: linear in the number of pixels.
     """
 
-    task = "image-classification"
+    stages_name = "blocks"
 
     def __init__(self, config: WeftConfig) -> None:
-        super().__init__()
-        dim = config.embed_dim
-        self.config = config
-        self.pretrained_cfg: dict[str, Any] = {}
-        self.num_classes, self.num_features, self.head_hidden_size = config.num_classes, dim, dim
-        self.grad_checkpointing = False
+        dim, depth = config.embed_dim, config.depth
+        info = stage_info("blocks.{}", [dim] * depth, [STEM_STRIDE] * depth)
+        super().__init__(config, num_features=dim, feature_info=info)
         self.stem = _make_residual_stem(config) if config.stem_blocks else _make_plain_stem(config)
         rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(
@@ -205,54 +205,7 @@ class Weft(nn.Module):
         )
         self.norm = nn.LayerNorm(dim)
         self.head_drop = nn.Dropout(config.drop_rate)
-        self.head: nn.Module = _make_head(dim, config.num_classes)
-        self.feature_info = [
-            {"num_chs": dim, "reduction": STEM_STRIDE, "module": f"blocks.{i}"} for i in range(config.depth)
-        ]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised grid of tokens, [B, H, W, D]."""
-        if x.dim() != 4 or x.shape[1] != self.config.in_chans or min(x.shape[2:]) < STEM_STRIDE:
-            raise ShapeError(
-                "weft: the input is no batch of images of this model.",
-                asked=list(x.shape),
-                todo=f"[B, {self.config.in_chans}, height >= {STEM_STRIDE}, width >= {STEM_STRIDE}]",
-            )
-        if self.config.stem_blocks:
-            # Many convolutions run faster with the channels innermost, which is also what the blocks want.
-            x = x.contiguous(memory_format=torch.channels_last)
-        x_BHWD = self.stem(x).permute(0, 2, 3, 1)
-        for block in self.blocks:
-            x_BHWD = checkpoint(block, x_BHWD, use_reentrant=False) if self._recompute else block(x_BHWD)
-        return self.norm(x_BHWD)
-
-    def forward_head(self, x_BHWD: Tensor, pre_logits: bool = False) -> Tensor:
-        """Returns logits [B, num_classes], or the pooled features [B, D]."""
-        pooled_BD = self.head_drop(x_BHWD.mean((1, 2)))
-        return pooled_BD if pre_logits else self.head(pooled_BD)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns logits."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the classification layer."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classification layer by a new one; 0 classes: features pass through.
-
-        Raises:
-            ShapeError: on a pooling other than "avg".
-        """
-        if global_pool not in (None, "avg"):
-            raise ShapeError(f"weft pools by 'avg' only, not {global_pool!r}.", asked=global_pool)
-        self.num_classes = num_classes
-        self.head = _make_head(self.num_features, num_classes).to(self.norm.weight)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in the backward pass, to save memory."""
-        self.grad_checkpointing = enable
+        self.head = make_head(dim, config.num_classes)
 
     def no_weight_decay(self) -> set[str]:
         """Returns the names of parameters that weight decay must leave alone: the scans' A_log and D."""
@@ -262,9 +215,18 @@ class Weft(nn.Module):
         """Returns timm's layer groups for layer-wise learning rates."""
         return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)" if not coarse else r"^blocks"}
 
-    @property
-    def _recompute(self) -> bool:
-        return self.grad_checkpointing and self.training and torch.is_grad_enabled()
+    def _embed(self, image: Tensor) -> Tensor:
+        self._check_image(image, least=STEM_STRIDE)
+        if self.config.stem_blocks:
+            # Many convolutions run faster with the channels innermost, which is also what the blocks want.
+            image = image.contiguous(memory_format=torch.channels_last)
+        return self.stem(image).permute(0, 2, 3, 1)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return self.head_drop(super()._pool(x))
+
+    def _init_head(self, head: nn.Module) -> None:
+        """Keeps the layer's own initial values."""
 
 
 def _make_plain_stem(config: WeftConfig) -> nn.Sequential:
@@ -292,17 +254,8 @@ def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Conv2d, 
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs)
 
 
-def _make_head(dim: int, num_classes: int) -> nn.Module:
-    return Linear(dim, num_classes) if num_classes else nn.Identity()
-
-
 def _adapt_weights(state: dict[str, Tensor], source: WeftConfig, target: WeftConfig) -> dict[str, Tensor]:
-    state = dict(state)
-    if source.num_classes != target.num_classes:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-    if source.in_chans != target.in_chans:
-        state["stem.0.weight"] = adapt_stem_weight(state["stem.0.weight"], target.in_chans)
-    return state
+    return fit_head_and_stem(state, source, target, head="head.", stem="stem.0.weight")
 
 
 FASHION_CLASSES = (
