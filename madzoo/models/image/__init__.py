@@ -1,5 +1,5 @@
 """Image families."""
 
-from madzoo.models.image import mambavision, vim, vmamba, weft
+from madzoo.models.image import mambavision, plainmamba, vim, vmamba, weft
 
-__all__ = ["mambavision", "vim", "vmamba", "weft"]
+__all__ = ["mambavision", "plainmamba", "vim", "vmamba", "weft"]

@@ -1,0 +1,467 @@
+"""PlainMamba: one width and one grid from stem to head, mixed by scans that snake through it.
+
+There is no pyramid and no class token: every token follows a neighbour in each of four directions, a learned vector per
+move tells the directions apart, and the mean of all tokens is classified. Parameter names are those of the backbone of
+ChenhongyiYang/PlainMamba; the head is called ``head``.
+
+Axes: B batch, C image channels, H height, W width of the grid, M = H W tokens, D embed_dim.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from madzoo.errors import ConfigError, ShapeError, nearest
+from madzoo.layers.drop_path import DropPath
+from madzoo.layers.linear import Linear
+from madzoo.layers.mamba_symmetries import gain_scale
+from madzoo.layers.norms import RMSNorm
+from madzoo.layers.patch_embed import resample_positions
+from madzoo.layers.plain_mamba import PlainMamba2D
+from madzoo.layers.plain_mamba_symmetries import relu_scale, shift_into
+from madzoo.layers.pyramid import common_shift
+from madzoo.layers.ss2d_symmetries import affine_scale
+from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.symmetry import Symmetry
+
+__all__ = ["PlainMamba", "PlainMambaConfig"]
+
+STEM_WIDTH = 64
+CHOICES = {"global_pool": ("avg", ""), "norm_layer": ("layernorm", "rmsnorm")}
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlainMambaConfig:
+    """Configures a :class:`PlainMamba`; the defaults are those of ``plainmamba_l1_224``.
+
+    Attributes:
+        img_size: side of the square images that the position embeddings are made for, in pixels.
+        patch_size: in pixels, an even number.
+        in_chans: image channels.
+        num_classes: outputs of the head; 0 for features.
+        depth: number of blocks.
+        embed_dim: width D of the tokens.
+        stem_convs: 3 x 3 convolutions between the first one and the patches.
+        dwconv_blocks: numbers, from 0, of the blocks that end with a depthwise convolution of the stream.
+        norm_layer: of the blocks: ``"layernorm"`` or ``"rmsnorm"``.
+        d_state, d_conv, expand: states per channel, side of the mixers' convolution, inner width over D.
+        conv_bias, bias: whether that convolution and the mixers' outer projections have a bias.
+        init_layer_scale: initial gain of each mixer's output; 0 for none.
+        drop_rate: dropout after the position embeddings.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0. The authors trained with 0.2
+            (L1, L2) and 0.4 (L3).
+        global_pool: ``"avg"`` or ``""`` (every token).
+
+    Raises:
+        ConfigError: on an unknown choice, a size below 1, an odd patch_size or a block that does not exist.
+    """
+
+    img_size: int = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    depth: int = 24
+    embed_dim: int = 192
+    stem_convs: int = 1
+    dwconv_blocks: tuple[int, ...] = (0,)
+    norm_layer: str = "layernorm"
+    d_state: int = 16
+    d_conv: int = 7
+    expand: float = 2.0
+    conv_bias: bool = True
+    bias: bool = True
+    init_layer_scale: float = 0.0
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    global_pool: str = "avg"
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        for name, known in CHOICES.items():
+            _check_choice(name, getattr(self, name), known)
+        least = {"img_size": 2, "num_classes": 0, "stem_convs": 0}
+        sizes = ("img_size", "patch_size", "in_chans", "num_classes", "depth", "embed_dim", "stem_convs", "d_state")
+        for name in sizes:
+            if getattr(self, name) < least.get(name, 1):
+                raise ConfigError(f"{name} is at least {least.get(name, 1)}.", asked=f"{name}={getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"depth is at most {MAX_DEPTH}.", todo="a depth of some tens")
+        if self.patch_size % 2:
+            raise ConfigError("the stem halves patch_size.", asked=f"patch_size={self.patch_size}", todo="16")
+        if any(not 0 <= block < self.depth for block in self.dwconv_blocks):
+            looked = f"blocks 0 ... {self.depth - 1}"
+            raise ConfigError("no such blocks.", asked=f"dwconv_blocks={self.dwconv_blocks}", looked=looked)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of position embeddings."""
+        side = -(-(self.img_size // 2) // (self.patch_size // 2))
+        return side, side
+
+
+class PlainMamba(nn.Module):
+    """Classifies images by snaking selective scans over one grid of patches; speaks timm's model protocol.
+
+    Any image size is accepted at call time, rectangular too: position embeddings are then interpolated, and the last
+    patches of an image that they do not tile are filled up with zeros.
+
+    Args:
+        config: sizes and rates.
+
+    Attributes:
+        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
+        feature_info: width and reduction of the features after each block.
+
+    Source: arXiv 2403.17695, figure 2; ChenhongyiYang/PlainMamba, plain_mamba.py.
+
+    Example:
+        >>> model = PlainMamba(PlainMambaConfig(img_size=32, patch_size=8, depth=2, embed_dim=16, num_classes=10))
+        >>> model(torch.zeros(1, 3, 32, 48)).shape
+        torch.Size([1, 10])
+    """
+
+    task = "image-classification"
+
+    def __init__(self, config: PlainMambaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes, self.global_pool = config.num_classes, config.global_pool
+        self.num_features = self.head_hidden_size = self.embed_dim = config.embed_dim
+        self.num_prefix_tokens = 0
+        self.grad_checkpointing = False
+        self.pretrained_cfg: dict[str, Any] | None = None
+        self.feature_info = [
+            {"module": f"layers.{i}", "num_chs": config.embed_dim, "reduction": config.patch_size}
+            for i in range(config.depth)
+        ]
+        rows, columns = config.grid
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.embed_dim))
+        self.patch_embed = ConvPatchEmbed(config)
+        self.drop_after_pos = nn.Dropout(config.drop_rate)
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        self.layers = nn.ModuleList([PlainMambaBlock(config, i, drop_path=rate) for i, rate in enumerate(rates)])
+        self.ln1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.apply(_init_linear)
+        self.head = _head(config.embed_dim, config.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classifies images.
+
+        Shapes:
+            x [B, C, height, width] -> logits [B, num_classes].
+
+        Raises:
+            ShapeError: when x is no batch of images of C channels.
+
+        Cost: O(M) in the number of patches.
+        """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Returns the normalised tokens in reading order.
+
+        Shapes:
+            x [B, C, height, width] -> [B, M, D].
+
+        Raises:
+            ShapeError: see :meth:`forward`.
+        """
+        x_BHWD = self._embed(x)
+        for layer in self.layers:
+            x_BHWD = self._run(layer, x_BHWD)
+        return self.ln1(x_BHWD.flatten(1, 2))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pools tokens and classifies them.
+
+        Args:
+            x: the output of :meth:`forward_features`.
+            pre_logits: return the pooled features instead of the logits.
+
+        Shapes:
+            x [B, M, D] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps every token.
+        """
+        x = x.mean(1) if self.global_pool == "avg" else x
+        return x if pre_logits else self.head(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Returns the features after chosen blocks, and the final tokens (timm's signature).
+
+        Args:
+            x: images.
+            indices: which blocks; n for the last n, None for all.
+            norm: normalise the features as the last ones are.
+            stop_early: skip the blocks after the last chosen one.
+            output_fmt: ``"NCHW"`` for grids [B, D, H, W], ``"NLC"`` for sequences [B, M, D].
+            intermediates_only: leave out the final tokens.
+
+        Raises:
+            ShapeError: see :meth:`forward`.
+            ConfigError: on a block that does not exist, or an unknown format.
+        """
+        _check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
+        chosen = self._chosen_blocks(indices)
+        x_BHWD, found = self._embed(x), []
+        for i, layer in enumerate(self.layers[: max(chosen) + 1] if stop_early else self.layers):
+            x_BHWD = self._run(layer, x_BHWD)
+            if i in chosen:
+                y_BHWD = self.ln1(x_BHWD) if norm else x_BHWD
+                found.append(y_BHWD.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y_BHWD.flatten(1, 2))
+        return found if intermediates_only else (self.ln1(x_BHWD.flatten(1, 2)), found)
+
+    def get_classifier(self) -> nn.Module:
+        """Returns the head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the head by a fresh one.
+
+        Args:
+            num_classes: outputs; 0 for features.
+            global_pool: a new way of pooling, or None to keep it.
+
+        Raises:
+            ConfigError: on an unknown pool or a negative number.
+        """
+        pool = self.global_pool if global_pool is None else global_pool
+        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
+        self.num_classes, self.global_pool = num_classes, pool
+        self.head = _head(self.embed_dim, num_classes).to(self.ln1.weight)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that the published recipe does not decay, beside norms and biases."""
+        mixers = [(name, part) for name, part in self.named_modules() if isinstance(part, PlainMamba2D)]
+        return {"pos_embed"} | {f"{name}.{kept}" for name, mixer in mixers for kept in mixer.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns timm's description of the layers, for layer-wise learning rates."""
+        blocks = r"^layers\.(\d+)"
+        return {
+            "stem": r"^pos_embed|patch_embed",
+            "blocks": blocks if coarse else [(blocks, None), (r"^ln1", (99999,))],
+        }
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what couples the convolutions of the stem, and the last norm with the head."""
+        config, width = self.config, self.embed_dim
+        norms = ["stem.1", *(f"convs.{3 * i + 1}" for i in range(config.stem_convs))]
+        readers = [*(f"convs.{3 * i}" for i in range(config.stem_convs)), "projection"]
+        found = [
+            relu_scale(f"patch_embed.{norm}", f"patch_embed.{reader}.weight", STEM_WIDTH)
+            for norm, reader in zip(norms, readers, strict=True)
+        ]
+        if self.num_classes:
+            found += [affine_scale("ln1", "head.weight", width), shift_into("ln1.bias", "head", width)]
+        return found + self._common_shifts()
+
+    def _common_shifts(self) -> list[Symmetry]:
+        # What all channels of the stream gain alike, each later norm takes away: unless a convolution reads it before.
+        config = self.config
+        if config.norm_layer != "layernorm" or not config.bias or config.init_layer_scale:
+            return []
+        first = max(config.dwconv_blocks, default=-1) + 1
+        taps = self.layers[-1].get_parameter("mamba.out_proj.weight").shape[1]
+        return [common_shift(f"layers.{i}.mamba.out_proj", taps) for i in range(first, config.depth)]
+
+    def _embed(self, image: Tensor) -> Tensor:
+        channels = self.config.in_chans
+        if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape:
+            raise ShapeError("not a batch of images.", asked=list(image.shape), todo=f"[B, {channels}, H, W]")
+        x_BDHW = self.patch_embed(image)
+        height, width = x_BDHW.shape[2:]
+        positions = resample_positions(self.pos_embed, self.config.grid, (height, width))
+        x_BMD = x_BDHW.flatten(2).transpose(1, 2).contiguous() + positions
+        return self.drop_after_pos(x_BMD).unflatten(1, (height, width))
+
+    def _run(self, layer: nn.Module, x_BHWD: Tensor) -> Tensor:
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x_BHWD, use_reentrant=False)
+        return layer(x_BHWD)
+
+    def _chosen_blocks(self, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
+        depth = len(self.layers)
+        wanted = range(depth - indices, depth) if isinstance(indices, int) else indices
+        chosen = sorted({i + depth if i < 0 else i for i in (range(depth) if wanted is None else wanted)})
+        too_many = isinstance(indices, int) and not 0 < indices <= depth
+        if too_many or not chosen or chosen[0] < 0 or chosen[-1] >= depth:
+            raise ConfigError("no such blocks.", asked=indices, looked=f"blocks 0 ... {depth - 1}")
+        return chosen
+
+
+class ConvPatchEmbed(nn.Module):
+    """Makes patches of an image that convolutions have halved; what they do not tile is padded at its end.
+
+    Shapes:
+        [B, C, height, width] -> [B, D, H, W], H = ceil(height / patch_size).
+    """
+
+    def __init__(self, config: PlainMambaConfig) -> None:
+        super().__init__()
+        self.side = config.patch_size // 2
+        first = nn.Conv2d(config.in_chans, STEM_WIDTH, 7, stride=2, padding=3, bias=False)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM_WIDTH), nn.ReLU())
+        between: list[nn.Module] = []
+        for _ in range(config.stem_convs):
+            conv = nn.Conv2d(STEM_WIDTH, STEM_WIDTH, 3, padding=1, bias=False)
+            between += [conv, nn.BatchNorm2d(STEM_WIDTH), nn.ReLU()]
+        self.convs = nn.Sequential(*between)
+        self.projection = nn.Conv2d(STEM_WIDTH, config.embed_dim, self.side, stride=self.side)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the grid of patches."""
+        x = self.convs(self.stem(image))
+        below, right = (-side % self.side for side in x.shape[2:])
+        return self.projection(F.pad(x, (0, right, 0, below)) if below or right else x)
+
+
+class PlainMambaBlock(nn.Module):
+    """Adds a normalised, mixed copy to the stream, which a depthwise convolution may then replace by its own view.
+
+    Args:
+        config: the model's.
+        number: of the block, from 0.
+        drop_path: probability of skipping the mixer for a sample.
+
+    Shapes:
+        [B, H, W, D] -> [B, H, W, D].
+    """
+
+    def __init__(self, config: PlainMambaConfig, number: int, *, drop_path: float) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.norm = RMSNorm(width, eps=1e-5) if config.norm_layer == "rmsnorm" else nn.LayerNorm(width)
+        self.has_dwconv = number in config.dwconv_blocks
+        if self.has_dwconv:
+            conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+            self.dw = nn.Sequential(conv, nn.BatchNorm2d(width), nn.GELU())
+        self.mamba = PlainMamba2D(
+            width,
+            d_state=config.d_state,
+            expand=config.expand,
+            d_conv=config.d_conv,
+            conv_bias=config.conv_bias,
+            bias=config.bias,
+            init_layer_scale=config.init_layer_scale,
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BHWD: Tensor) -> Tensor:
+        """Returns the stream after the block."""
+        x_BHWD = x_BHWD + self.drop_path(self.mamba(self.norm(x_BHWD)))
+        return self.dw(x_BHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.has_dwconv else x_BHWD
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what of the norm can move into the projection that reads it."""
+        width = self.mamba.d_model
+        if isinstance(self.norm, RMSNorm):
+            return [gain_scale("norm.weight", "mamba.in_proj.weight", width)]
+        found = [affine_scale("norm", "mamba.in_proj.weight", width)]
+        has_bias = self.mamba.in_proj.bias is not None
+        return found + ([shift_into("norm.bias", "mamba.in_proj", width)] if has_bias else [])
+
+
+def _head(width: int, num_classes: int) -> nn.Module:
+    if not num_classes:
+        return nn.Identity()
+    head = Linear(width, num_classes)
+    nn.init.normal_(head.weight, std=0.01)  # the published classifier's own rule, which goes before the model's
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _init_linear(module: nn.Module) -> None:
+    # As published, the step projections too: what the mixer had chosen for them is overwritten.
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        looked = ", ".join(map(repr, known))
+        raise ConfigError(f"no {name} is named {value!r}.", asked=value, looked=looked, todo=nearest(value, known))
+
+
+def remap_keys(state: StateDict) -> StateDict:
+    """Returns the state dict of the authors' file under our names.
+
+    Their file holds a backbone and a head; where it was trained with averaged weights those stand in their place, and
+    the weights before averaging beside them under names that begin with ``ema_``, which are left out.
+    """
+    kept = {key: value for key, value in state.items() if not key.startswith("ema_")}
+    return {key.removeprefix("backbone.").replace("head.fc.", "head."): value for key, value in kept.items()}
+
+
+def adapt_weights(state: StateDict, source: PlainMambaConfig, target: PlainMambaConfig) -> StateDict:
+    """Fits weights to another number of classes or channels, or another image size.
+
+    A head for other classes is left out (to be initialised afresh), the stem is summed for one channel or repeated,
+    position embeddings are interpolated.
+    """
+    state = dict(state)
+    if source.num_classes != target.num_classes:
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+    stem = "patch_embed.stem.0.weight"
+    if source.in_chans != target.in_chans:
+        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
+    if source.grid != target.grid:
+        state["pos_embed"] = resample_positions(state["pos_embed"], source.grid, target.grid)
+    return state
+
+
+def _chenhongyiyang(filename: str) -> dict[str, PretrainedCfg]:
+    published = PretrainedCfg(
+        license="apache-2.0",
+        dataset="imagenet-1k",
+        source="https://arxiv.org/abs/2403.17695",
+        hub_id="ChenhongyiYang/PlainMamba",
+        filename=filename,
+        input_size=(3, 224, 224),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        crop_pct=0.875,
+    )
+    return {"chenhongyiyang_in1k": published}
+
+
+_VARIANTS = {
+    "plainmamba_l1_224": (PlainMambaConfig(), "l1.pth"),
+    "plainmamba_l2_224": (PlainMambaConfig(embed_dim=384, stem_convs=2, dwconv_blocks=()), "l2.pth"),
+    "plainmamba_l3_224": (PlainMambaConfig(depth=36, embed_dim=448, stem_convs=2, dwconv_blocks=()), "l3.pth"),
+}
+
+for _name, (_config, _file) in _VARIANTS.items():
+    register_model(
+        ModelSpec(
+            name=_name,
+            family="plainmamba",
+            task=PlainMamba.task,
+            config=_config,
+            build=PlainMamba,
+            paper="2403.17695",
+            weights=_chenhongyiyang(_file),
+            remap_keys=remap_keys,
+            adapt_weights=adapt_weights,
+        )
+    )

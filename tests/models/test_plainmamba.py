@@ -1,0 +1,342 @@
+"""PlainMamba against published outputs, counts and gradients; authors' layouts; timm's protocol; other sizes."""
+
+import dataclasses
+
+import pytest
+import torch
+from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from symmetry_check import assert_symmetries_hold
+from torch.nn import functional as F
+
+from madzoo.errors import CheckpointError, ConfigError, ShapeError
+from madzoo.factory import create_model
+from madzoo.models.image.plainmamba import PlainMamba, PlainMambaConfig, adapt_weights, remap_keys
+from madzoo.registry import find_spec, list_specs
+
+CASE, REFERENCE = load_case("plainmamba_l1_224")
+# with the head, and without
+PUBLISHED_COUNTS = {
+    "plainmamba_l1_224": (7551656, 7358656),
+    "plainmamba_l2_224": (26145832, 25760832),
+    "plainmamba_l3_224": (50956456, 50507456),
+}
+NAME = "plainmamba_l1_224"
+SMALL = PlainMambaConfig(img_size=32, patch_size=8, num_classes=5, depth=3, embed_dim=16, d_state=4, d_conv=3)
+FORMS = {
+    "l1": {},
+    "l2": {"stem_convs": 2, "dwconv_blocks": ()},
+    "other": {"stem_convs": 0, "norm_layer": "rmsnorm", "bias": False, "conv_bias": False, "init_layer_scale": 0.5},
+}
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+def small(form="l1", **changes):
+    torch.manual_seed(0)
+    return PlainMamba(dataclasses.replace(SMALL, **(FORMS[form] | changes))).eval()
+
+
+def options_of(model):
+    return {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
+
+
+def images(height, width=None, *, channels=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
+
+
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
+def published(request, tmp_path_factory):
+    """Loads weights in the authors' layout through the door that a user takes, in one dtype."""
+    before, path = torch.get_default_dtype(), tmp_path_factory.mktemp("authors") / "l1.pth"
+    torch.save({"meta": {"epoch": 300}, "state_dict": filled_state(CASE, request.param)}, path)
+    torch.set_default_dtype(request.param)
+    try:
+        model = create_model(NAME, checkpoint_path=path).eval()
+    finally:
+        torch.set_default_dtype(before)
+        path.unlink()
+    return model
+
+
+@pytest.mark.parametrize("tag", ["a", "odd"])
+def test_published_outputs_and_taps(published, tag):
+    dtype, described, taps = next(published.parameters()).dtype, CASE["taps"][tag], {}
+    hooks = [
+        published.get_submodule(name.removeprefix("backbone.")).register_forward_hook(
+            lambda _m, _args, y, name=name: taps.update({name: y})
+        )
+        for name in described
+    ]
+    x = CASE["inputs"][tag]
+    with torch.no_grad():
+        features = published.forward_features(rule_input(x["seed"], x["shape"], dtype))
+        logits, pooled = published.forward_head(features), published.forward_head(features, pre_logits=True)
+    for hook in hooks:
+        hook.remove()
+    assert logits.dtype == dtype
+    assert relative_error(logits, REFERENCE[f"{tag}.logits.float64"]) < LIMITS[dtype]
+    assert relative_error(pooled, REFERENCE[f"{tag}.features.float64"]) < LIMITS[dtype]
+    for name, summary in described.items():
+        tap = taps[name].permute(0, 2, 3, 1) if name.endswith("projection") else taps[name]
+        tap = tap.flatten(1, 2)  # the case was run on sequences
+        assert list(tap.shape) == summary["shape"]
+        values = tap.flatten()[:: summary["flat_idx_stride"]][:64]
+        assert relative_error(values, REFERENCE[f"{tag}.tap.{name}"]) < LIMITS[dtype]
+
+
+@pytest.mark.parametrize("published", [torch.float64], indirect=True, ids=str)
+def test_published_gradients(published):
+    grad = CASE["grad"]
+    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
+    loss = weighted_sum(published, x, grad["input"]["seed"])
+    loss.backward()
+    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
+    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
+    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
+    norms = {name: p.grad.norm().item() for name, p in published.named_parameters()}
+    assert norms == pytest.approx(remap_keys(grad["param_grad_l2"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_COUNTS)
+def test_published_variants(name):
+    spec = find_spec(f"{name}.chenhongyiyang_in1k")
+    with torch.device("meta"):
+        models = [spec.build(dataclasses.replace(spec.config, num_classes=classes)) for classes in (1000, 0)]
+    assert tuple(sum(p.numel() for p in model.parameters()) for model in models) == PUBLISHED_COUNTS[name]
+    assert all(p.is_meta for p in models[0].parameters())
+    cfg = spec.pretrained_cfg
+    assert (spec.paper, spec.default_tag, cfg.license) == ("2403.17695", "chenhongyiyang_in1k", "apache-2.0")
+    assert (cfg.hub_id, cfg.filename) == ("ChenhongyiYang/PlainMamba", f"{name.split('_')[1]}.pth")
+    assert cfg.revision is cfg.sha256 is None
+    assert (cfg.input_size, cfg.crop_pct, cfg.interpolation) == ((3, 224, 224), 0.875, "bicubic")
+
+
+def test_the_family_is_registered():
+    assert set(list_specs("plainmamba_*")) == set(PUBLISHED_COUNTS)
+
+
+def test_parameters_stand_in_the_published_order():
+    with torch.device("meta"):
+        names = list(PlainMamba(PlainMambaConfig(depth=2)).state_dict())
+    norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    mixer = ["A_log", "D", "direction_Bs", "in_proj.weight", "in_proj.bias", "conv2d.weight", "conv2d.bias"]
+    mixer += ["x_proj.weight", "dt_proj.weight", "dt_proj.bias", "out_proj.weight", "out_proj.bias"]
+    stem = [f"{part}.{leaf}" for part in ("stem", "convs") for leaf in ("0.weight", *(f"1.{leaf}" for leaf in norm))]
+    dwconv = ["dw.0.weight", *(f"dw.1.{leaf}" for leaf in norm)]
+    layers = [
+        f"layers.{i}.{leaf}"
+        for i in range(2)
+        for leaf in ["norm.weight", "norm.bias", *dwconv * (i == 0), *(f"mamba.{leaf}" for leaf in mixer)]
+    ]
+    stem += ["projection.weight", "projection.bias"]
+    ends = ["ln1.weight", "ln1.bias", "head.weight", "head.bias"]
+    assert names == ["pos_embed", *(f"patch_embed.{leaf}" for leaf in stem), *layers, *ends]
+
+
+def authors_state(model):
+    state = {f"backbone.{key}": value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    state |= {f"head.fc.{leaf}": getattr(model.head, leaf).detach() for leaf in ("weight", "bias")}
+    averaged = {f"ema_{key.replace('.', '_')}": value + 1 for key, value in state.items() if "running" not in key}
+    return state | averaged
+
+
+@EVERY_FORM
+def test_the_file_of_the_authors_loads(form, tmp_path):
+    model, path = small(form), tmp_path / "l1.pth"
+    stored = authors_state(model)
+    assert remap_keys(stored).keys() == model.state_dict().keys()
+    torch.save({"meta": {"epoch": 300}, "state_dict": stored, "optimizer": {}}, path)
+    loaded = create_model(NAME, checkpoint_path=path, **options_of(model)).eval()
+    assert torch.equal(loaded(images(32)), model(images(32)))
+
+
+def test_a_file_with_other_keys_is_refused(tmp_path):
+    model, path = small(), tmp_path / "other.pth"
+    torch.save(model.state_dict() | {"cls_token": torch.zeros(1, 1, 8)}, path)
+    with pytest.raises(CheckpointError, match="not those of"):
+        create_model(NAME, checkpoint_path=path, **options_of(model))
+
+
+def test_initial_values_are_the_published_ones():
+    model = small(num_classes=300, embed_dim=64)
+    mixer = model.layers[1].mamba
+    for linear in (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert linear.bias is None or (linear.bias == 0).all()
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.head.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert (model.head.bias == 0).all()
+    model.reset_classifier(300)
+    assert model.head.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert (model.layers[0].norm.eps, model.ln1.eps) == (1e-5, 1e-6)
+
+
+@EVERY_FORM
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 70), (8, 36), (3, 5)])
+def test_any_size_at_call_time(form, height, width):
+    model = small(form)
+    tokens = model.forward_features(images(height, width))
+    assert tokens.shape == (2, -(-height // 8) * -(-width // 8), 16)
+    assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens.mean(1))
+    assert model(images(height, width)).shape == (2, 5)
+
+
+def test_patches_beyond_the_edge_are_filled_up_behind_the_stem():
+    embed = small().patch_embed
+    x = embed.convs(embed.stem(images(32, 20)))
+    assert x.shape == (2, 64, 16, 10)
+    expected = embed.projection(torch.cat([x, torch.zeros(2, 64, 16, 2)], -1))
+    torch.testing.assert_close(embed(images(32, 20)), expected)
+
+
+def test_other_sizes_at_call_time_equal_a_rebuilt_model():
+    model, x = small(), images(48)
+    larger = dataclasses.replace(SMALL, img_size=48)
+    state = adapt_weights(model.state_dict(), SMALL, larger)
+    rebuilt = PlainMamba(larger).eval()
+    rebuilt.load_state_dict(state, strict=True)
+    torch.testing.assert_close(model(x), rebuilt(x))
+    grid = model.pos_embed.detach().reshape(1, 4, 4, 16).permute(0, 3, 1, 2)
+    expected = F.interpolate(grid, size=(6, 6), mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(state["pos_embed"], expected)
+
+
+def test_an_image_that_does_not_fit_is_refused():
+    for wrong in (images(32, channels=1), torch.randn(3, 32, 32), torch.randn(1, 3, 0, 32)):
+        with pytest.raises(ShapeError, match="3, H, W"):
+            small()(wrong)
+
+
+@pytest.mark.parametrize(("in_chans", "copied"), [(4, [0, 1, 2, 0]), (2, [0, 1])])
+def test_stem_repeats_for_other_channels(in_chans, copied):
+    model, target = small(), dataclasses.replace(SMALL, in_chans=in_chans)
+    adapted = PlainMamba(target).eval()
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    expected = model.patch_embed.stem[0].weight[:, copied] * (3 / in_chans)
+    torch.testing.assert_close(adapted.patch_embed.stem[0].weight, expected)
+
+
+def test_stem_sums_for_grey_images():
+    model, target = small(), dataclasses.replace(SMALL, in_chans=1)
+    adapted, grey = PlainMamba(target).eval(), images(32, channels=1)
+    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
+    torch.testing.assert_close(adapted(grey), model(grey.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [0, 7])
+def test_a_head_for_other_classes_is_left_out(num_classes):
+    state = adapt_weights(small().state_dict(), SMALL, dataclasses.replace(SMALL, num_classes=num_classes))
+    assert set(small().state_dict()) - set(state) == {"head.weight", "head.bias"}
+
+
+@EVERY_FORM
+def test_the_protocol_of_timm(form):
+    model, x = small(form), images(32)
+    assert model.task == "image-classification" and model.pretrained_cfg is None
+    assert model.get_classifier() is model.head
+    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x)))
+    model.reset_classifier(7)
+    assert model(x).shape == (2, 7)
+    assert model.num_classes == model.config.num_classes == 7
+    model.reset_classifier(0)
+    assert model(x).shape == (2, model.num_features)
+    assert isinstance(model.get_classifier(), torch.nn.Identity)
+    model.reset_classifier(3, "")
+    assert model(x).shape == (2, 16, 3)
+    assert model.config.global_pool == ""
+    assert small(form, num_classes=0)(x).shape == (2, 16)
+
+
+@EVERY_FORM
+def test_every_parameter_learns(form):
+    model = small(form).train()
+    model(images(32)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+def test_weight_decay_and_layer_groups_name_real_parameters():
+    model, names = small(), {name for name, _ in small().named_parameters()}
+    assert model.no_weight_decay() <= names
+    assert {"pos_embed", "layers.2.mamba.direction_Bs"} < model.no_weight_decay()
+    assert set(model.group_matcher()) == set(model.group_matcher(coarse=True)) == {"stem", "blocks"}
+
+
+def test_intermediates():
+    model, x = small(), images(32, 48)
+    final, features = model.forward_intermediates(x)
+    assert [f.shape for f in features] == [(2, 16, 4, 6)] * 3
+    assert [(info["num_chs"], info["reduction"]) for info in model.feature_info] == [(16, 8)] * 3
+    torch.testing.assert_close(final, model.forward_features(x))
+    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NLC", intermediates_only=True)
+    torch.testing.assert_close(last, final)
+    early = model.forward_intermediates(x, indices=[0, -2], stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(early, features[:2])
+    for wrong in ({"indices": [3]}, {"indices": 4}, {"indices": 0}, {"output_fmt": "NHWC"}):
+        with pytest.raises(ConfigError):
+            model.forward_intermediates(x, **wrong)
+
+
+def test_checkpointing_changes_no_gradient():
+    x, gradients = images(32), []
+    for enable in (False, True):
+        model = small().train()
+        model.set_grad_checkpointing(enable)
+        model(x).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_drop_rates_act_in_training_only():
+    model, x = small("l2", drop_rate=0.3, drop_path_rate=0.5), images(32)
+    assert torch.equal(model(x), model(x))
+    assert [layer.drop_path.p for layer in model.layers] == pytest.approx([0, 0.25, 0.5])
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_an_exported_program_answers_as_the_model():
+    model, x = small(depth=1), images(16)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        torch.testing.assert_close(program.module()(x), model(x), rtol=0, atol=1e-6)
+
+
+def test_samples_do_not_meet():
+    model, x = small().double(), images(32, dtype=torch.float64)
+    alone = torch.func.vmap(lambda image: model(image.unsqueeze(0)).squeeze(0))(x)
+    torch.testing.assert_close(alone, model(x))
+    torch.testing.assert_close(model(x[1:]), model(x)[1:])
+
+
+def test_half_precision_is_finite():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert small()(images(32)).isfinite().all()
+    assert small().to(torch.bfloat16)(images(40, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@EVERY_FORM
+def test_symmetries(form):
+    model = small(form, embed_dim=4, d_state=2, depth=2, num_classes=2, in_chans=1, patch_size=4).double()
+    assert_symmetries_hold(model, images(32, channels=1, dtype=torch.float64))
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64)
+    for layer in model.layers:
+        assert_symmetries_hold(layer, x)
+
+
+def test_values_that_make_no_model_are_told():
+    for wrong in (
+        {"global_pool": "max"},
+        {"norm_layer": "batchnorm"},
+        {"img_size": 1},
+        {"patch_size": 7},
+        {"depth": 0},
+        {"depth": 5000},
+        {"num_classes": -1},
+        {"stem_convs": -1},
+        {"dwconv_blocks": (3,)},
+    ):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(SMALL, **wrong)
+    with pytest.raises(ConfigError, match="avg"):
+        small().reset_classifier(3, global_pool="averaged")
