@@ -34,18 +34,20 @@ def _lightly(block: nn.Module, x: Tensor) -> Tensor:
         return cast(Tensor, checkpoint(block, x, use_reentrant=False))
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _without_tracking(norms)
+        return nullcontext(), _statistics_at_rest(norms)
 
     return cast(Tensor, checkpoint(block, x, use_reentrant=False, context_fn=contexts))
 
 
 @contextmanager
-def _without_tracking(norms: list[_BatchNorm]) -> Iterator[None]:
-    # The second run of a block sees the batch a second time; running statistics must not.
+def _statistics_at_rest(norms: list[_BatchNorm]) -> Iterator[None]:
+    # The second run of a block sees the batch a second time; running statistics must not. They stay in the graph: the
+    # second run has to save what the first has saved.
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches

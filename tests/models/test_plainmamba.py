@@ -176,8 +176,8 @@ def test_initial_values_are_the_published_ones():
 def test_any_size_at_call_time(form, height, width):
     model = small(form)
     tokens = model.forward_features(images(height, width))
-    assert tokens.shape == (2, -(-height // 8) * -(-width // 8), 16)
-    assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens.mean(1))
+    assert tokens.shape == (2, -(-height // 8), -(-width // 8), 16)
+    assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens.mean((1, 2)))
     assert model(images(height, width)).shape == (2, 5)
 
 
@@ -242,7 +242,7 @@ def test_the_protocol_of_timm(form):
     assert model(x).shape == (2, model.num_features)
     assert isinstance(model.get_classifier(), torch.nn.Identity)
     model.reset_classifier(3, "")
-    assert model(x).shape == (2, 16, 3)
+    assert model(x).shape == (2, 4, 4, 3)
     assert model.config.global_pool == ""
     assert small(form, num_classes=0)(x).shape == (2, 16)
 
@@ -267,23 +267,25 @@ def test_intermediates():
     assert [f.shape for f in features] == [(2, 16, 4, 6)] * 3
     assert [(info["num_chs"], info["reduction"]) for info in model.feature_info] == [(16, 8)] * 3
     torch.testing.assert_close(final, model.forward_features(x))
-    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NLC", intermediates_only=True)
+    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NHWC", intermediates_only=True)
     torch.testing.assert_close(last, final)
     early = model.forward_intermediates(x, indices=[0, -2], stop_early=True, intermediates_only=True)
     torch.testing.assert_close(early, features[:2])
-    for wrong in ({"indices": [3]}, {"indices": 4}, {"indices": 0}, {"output_fmt": "NHWC"}):
+    for wrong in ({"indices": [3]}, {"indices": 4}, {"indices": 0}, {"output_fmt": "BHWC"}):
         with pytest.raises(ConfigError):
             model.forward_intermediates(x, **wrong)
 
 
-def test_checkpointing_changes_no_gradient():
-    x, gradients = images(32), []
+def test_checkpointing_changes_no_gradient_and_no_statistic():
+    x, gradients, buffers = images(32), [], []
     for enable in (False, True):
         model = small().train()
         model.set_grad_checkpointing(enable)
         model(x).square().sum().backward()
         gradients.append([p.grad for p in model.parameters()])
+        buffers.append(dict(model.named_buffers()))
     torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(*buffers, rtol=0, atol=0)
 
 
 def test_drop_rates_act_in_training_only():

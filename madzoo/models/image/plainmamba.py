@@ -7,18 +7,15 @@ ChenhongyiYang/PlainMamba; the head is called ``head``.
 Axes: B batch, C image channels, H height, W width of the grid, M = H W tokens, D embed_dim.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from madzoo.errors import ConfigError, ShapeError, nearest
+from madzoo.errors import ConfigError, check_choice
 from madzoo.layers.drop_path import DropPath
-from madzoo.layers.linear import Linear
 from madzoo.layers.mamba_symmetries import gain_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import resample_positions
@@ -26,7 +23,8 @@ from madzoo.layers.plain_mamba import PlainMamba2D
 from madzoo.layers.plain_mamba_symmetries import relu_scale, shift_into
 from madzoo.layers.pyramid import common_shift
 from madzoo.layers.ss2d_symmetries import affine_scale
-from madzoo.layers.stem_channels import adapt_stem_weight
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Symmetry
 
@@ -85,7 +83,7 @@ class PlainMambaConfig:
     def __post_init__(self) -> None:
         """Checks the values."""
         for name, known in CHOICES.items():
-            _check_choice(name, getattr(self, name), known)
+            check_choice(name, getattr(self, name), known)
         least = {"img_size": 2, "num_classes": 0, "stem_convs": 0}
         sizes = ("img_size", "patch_size", "in_chans", "num_classes", "depth", "embed_dim", "stem_convs", "d_state")
         for name in sizes:
@@ -106,7 +104,7 @@ class PlainMambaConfig:
         return side, side
 
 
-class PlainMamba(nn.Module):
+class PlainMamba(ImageClassifier):
     """Classifies images by snaking selective scans over one grid of patches; speaks timm's model protocol.
 
     Any image size is accepted at call time, rectangular too: position embeddings are then interpolated, and the last
@@ -114,10 +112,6 @@ class PlainMamba(nn.Module):
 
     Args:
         config: sizes and rates.
-
-    Attributes:
-        pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
-        feature_info: width and reduction of the features after each block.
 
     Source: arXiv 2403.17695, figure 2; ChenhongyiYang/PlainMamba, plain_mamba.py.
 
@@ -127,126 +121,24 @@ class PlainMamba(nn.Module):
         torch.Size([1, 10])
     """
 
-    task = "image-classification"
+    norm_name = "ln1"
 
     def __init__(self, config: PlainMambaConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes, self.global_pool = config.num_classes, config.global_pool
-        self.num_features = self.head_hidden_size = self.embed_dim = config.embed_dim
-        self.num_prefix_tokens = 0
-        self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] | None = None
-        self.feature_info = [
-            {"module": f"layers.{i}", "num_chs": config.embed_dim, "reduction": config.patch_size}
-            for i in range(config.depth)
-        ]
+        width, depth = config.embed_dim, config.depth
+        info = stage_info("layers.{}", [width] * depth, [config.patch_size] * depth)
+        super().__init__(config, num_features=width, feature_info=info)
+        self.embed_dim, self.num_prefix_tokens = width, 0
         rows, columns = config.grid
-        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows * columns, width))
         self.patch_embed = ConvPatchEmbed(config)
         self.drop_after_pos = nn.Dropout(config.drop_rate)
-        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        rates = torch.linspace(0, config.drop_path_rate, depth, device="cpu").tolist()
         self.layers = nn.ModuleList([PlainMambaBlock(config, i, drop_path=rate) for i, rate in enumerate(rates)])
-        self.ln1 = nn.LayerNorm(config.embed_dim, eps=1e-6)
+        self.ln1 = nn.LayerNorm(width, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_init_linear)
-        self.head = _head(config.embed_dim, config.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classifies images.
-
-        Shapes:
-            x [B, C, height, width] -> logits [B, num_classes].
-
-        Raises:
-            ShapeError: when x is no batch of images of C channels.
-
-        Cost: O(M) in the number of patches.
-        """
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Returns the normalised tokens in reading order.
-
-        Shapes:
-            x [B, C, height, width] -> [B, M, D].
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-        """
-        x_BHWD = self._embed(x)
-        for layer in self.layers:
-            x_BHWD = self._run(layer, x_BHWD)
-        return self.ln1(x_BHWD.flatten(1, 2))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pools tokens and classifies them.
-
-        Args:
-            x: the output of :meth:`forward_features`.
-            pre_logits: return the pooled features instead of the logits.
-
-        Shapes:
-            x [B, M, D] -> [B, num_classes], or [B, D] with pre_logits; a pool of ``""`` keeps every token.
-        """
-        x = x.mean(1) if self.global_pool == "avg" else x
-        return x if pre_logits else self.head(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | tuple[int, ...] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Returns the features after chosen blocks, and the final tokens (timm's signature).
-
-        Args:
-            x: images.
-            indices: which blocks; n for the last n, None for all.
-            norm: normalise the features as the last ones are.
-            stop_early: skip the blocks after the last chosen one.
-            output_fmt: ``"NCHW"`` for grids [B, D, H, W], ``"NLC"`` for sequences [B, M, D].
-            intermediates_only: leave out the final tokens.
-
-        Raises:
-            ShapeError: see :meth:`forward`.
-            ConfigError: on a block that does not exist, or an unknown format.
-        """
-        _check_choice("output_fmt", output_fmt, ("NCHW", "NLC"))
-        chosen = self._chosen_blocks(indices)
-        x_BHWD, found = self._embed(x), []
-        for i, layer in enumerate(self.layers[: max(chosen) + 1] if stop_early else self.layers):
-            x_BHWD = self._run(layer, x_BHWD)
-            if i in chosen:
-                y_BHWD = self.ln1(x_BHWD) if norm else x_BHWD
-                found.append(y_BHWD.permute(0, 3, 1, 2) if output_fmt == "NCHW" else y_BHWD.flatten(1, 2))
-        return found if intermediates_only else (self.ln1(x_BHWD.flatten(1, 2)), found)
-
-    def get_classifier(self) -> nn.Module:
-        """Returns the head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the head by a fresh one.
-
-        Args:
-            num_classes: outputs; 0 for features.
-            global_pool: a new way of pooling, or None to keep it.
-
-        Raises:
-            ConfigError: on an unknown pool or a negative number.
-        """
-        pool = self.global_pool if global_pool is None else global_pool
-        self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
-        self.num_classes, self.global_pool = num_classes, pool
-        self.head = _head(self.embed_dim, num_classes).to(self.ln1.weight)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
+        self.apply(init_linear)  # as published, the step projections too: what the mixers had chosen is overwritten
+        self.head = make_head(width, config.num_classes)
+        self._init_head(self.head)
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that the published recipe does not decay, beside norms and biases."""
@@ -284,28 +176,17 @@ class PlainMamba(nn.Module):
         return [common_shift(f"layers.{i}.mamba.out_proj", taps) for i in range(first, config.depth)]
 
     def _embed(self, image: Tensor) -> Tensor:
-        channels = self.config.in_chans
-        if image.dim() != 4 or image.shape[1] != channels or 0 in image.shape:
-            raise ShapeError("not a batch of images.", asked=list(image.shape), todo=f"[B, {channels}, H, W]")
+        self._check_image(image)
         x_BDHW = self.patch_embed(image)
-        height, width = x_BDHW.shape[2:]
-        positions = resample_positions(self.pos_embed, self.config.grid, (height, width))
-        x_BMD = x_BDHW.flatten(2).transpose(1, 2).contiguous() + positions
-        return self.drop_after_pos(x_BMD).unflatten(1, (height, width))
+        grid = x_BDHW.shape[2:]
+        positions = resample_positions(self.pos_embed, self.config.grid, (grid[0], grid[1]))
+        return self.drop_after_pos(x_BDHW.flatten(2).transpose(1, 2).contiguous() + positions).unflatten(1, grid)
 
-    def _run(self, layer: nn.Module, x_BHWD: Tensor) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, x_BHWD, use_reentrant=False)
-        return layer(x_BHWD)
-
-    def _chosen_blocks(self, indices: int | list[int] | tuple[int, ...] | None) -> list[int]:
-        depth = len(self.layers)
-        wanted = range(depth - indices, depth) if isinstance(indices, int) else indices
-        chosen = sorted({i + depth if i < 0 else i for i in (range(depth) if wanted is None else wanted)})
-        too_many = isinstance(indices, int) and not 0 < indices <= depth
-        if too_many or not chosen or chosen[0] < 0 or chosen[-1] >= depth:
-            raise ConfigError("no such blocks.", asked=indices, looked=f"blocks 0 ... {depth - 1}")
-        return chosen
+    def _init_head(self, head: nn.Module) -> None:
+        # The published classifier's own rule, which goes before the model's.
+        if isinstance(head, nn.Linear):
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
 
 
 class ConvPatchEmbed(nn.Module):
@@ -380,29 +261,6 @@ class PlainMambaBlock(nn.Module):
         return found + ([shift_into("norm.bias", "mamba.in_proj", width)] if has_bias else [])
 
 
-def _head(width: int, num_classes: int) -> nn.Module:
-    if not num_classes:
-        return nn.Identity()
-    head = Linear(width, num_classes)
-    nn.init.normal_(head.weight, std=0.01)  # the published classifier's own rule, which goes before the model's
-    nn.init.zeros_(head.bias)
-    return head
-
-
-def _init_linear(module: nn.Module) -> None:
-    # As published, the step projections too: what the mixer had chosen for them is overwritten.
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        looked = ", ".join(map(repr, known))
-        raise ConfigError(f"no {name} is named {value!r}.", asked=value, looked=looked, todo=nearest(value, known))
-
-
 def remap_keys(state: StateDict) -> StateDict:
     """Returns the state dict of the authors' file under our names.
 
@@ -419,12 +277,7 @@ def adapt_weights(state: StateDict, source: PlainMambaConfig, target: PlainMamba
     A head for other classes is left out (to be initialised afresh), the stem is summed for one channel or repeated,
     position embeddings are interpolated.
     """
-    state = dict(state)
-    if source.num_classes != target.num_classes:
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    stem = "patch_embed.stem.0.weight"
-    if source.in_chans != target.in_chans:
-        state[stem] = adapt_stem_weight(state[stem], target.in_chans)
+    state = fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.stem.0.weight")
     if source.grid != target.grid:
         state["pos_embed"] = resample_positions(state["pos_embed"], source.grid, target.grid)
     return state
