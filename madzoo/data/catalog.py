@@ -14,8 +14,6 @@ from madzoo.errors import ConfigError, DataError, nearest
 
 __all__ = ["DATASETS", "DatasetSpec", "data_dir", "find_dataset", "local_files"]
 
-VALIDATION_ROWS = 5000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetSpec:
@@ -27,6 +25,7 @@ class DatasetSpec:
         files: split -> Parquet files below the data folder, in order; tables have the one split "all".
         license: as its publishers state it.
         num_classes, channels, image_size: of images.
+        validation_rows: of the published training images, drawn with seed 0: the validation part.
         mean, std: of the training pixels, in [0, 1].
         class_names: one per class.
         borders: of a table; None: 70 / 10 / 20 %.
@@ -42,6 +41,7 @@ class DatasetSpec:
     num_classes: int = 0
     channels: int = 0
     image_size: int = 0
+    validation_rows: int = 5000
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     class_names: tuple[str, ...] = ()
@@ -110,6 +110,41 @@ _ALL = (
         caveat=(
             "The numbers of this card are on a JPEG-compressed copy of CIFAR-10 (quality about 75, 4:2:0 chroma): "
             "do not compare them with numbers on the original pixels."
+        ),
+    ),
+    DatasetSpec(
+        name="imagenette_128",
+        task="image-classification",
+        files={
+            "train": (
+                "imagenette_128/train-00000-of-00002.parquet",
+                "imagenette_128/train-00001-of-00002.parquet",
+            ),
+            # Published as validation part; here nothing is chosen on it.
+            "test": ("imagenette_128/validation-00000-of-00001.parquet",),
+        },
+        license="apache-2.0 for the collection; the photographs are ImageNet's, for non-commercial research",
+        num_classes=10,
+        channels=3,
+        image_size=128,
+        validation_rows=1000,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        class_names=(
+            "tench",
+            "English springer",
+            "cassette player",
+            "chain saw",
+            "church",
+            "French horn",
+            "garbage truck",
+            "gas pump",
+            "golf ball",
+            "parachute",
+        ),
+        caveat=(
+            "The numbers of this card are on a copy of Imagenette that was resized to 128 x 128 and compressed anew: "
+            "do not compare them with numbers on other copies."
         ),
     ),
     _ett("ETTh1", ETT_HOURLY, 24),

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from madzoo.data.catalog import VALIDATION_ROWS, DatasetSpec, local_files
+from madzoo.data.catalog import DatasetSpec, local_files
 from madzoo.data.images import ImageArrays, decode_images
 from madzoo.errors import ConfigError, DataError
 
@@ -17,8 +17,8 @@ __all__ = ["load_image_split", "load_table"]
 def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None = None) -> ImageArrays:
     """Returns a split of an image set, decoded.
 
-    The parts "train" and "validation" are the published training split less, and only, 5,000 rows drawn with seed 0;
-    "test" is the published test split.
+    The parts "train" and "validation" are the published training split less, and only, ``spec.validation_rows`` rows
+    drawn with seed 0; "test" is the published test split.
 
     Raises:
         ConfigError: on an unknown split.
@@ -30,7 +30,7 @@ def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None
     data = decode_images(*rows, num_classes=spec.num_classes, channels=spec.channels)
     if split == "test":
         return data
-    kept, drawn = data.split(VALIDATION_ROWS, seed=0)
+    kept, drawn = data.split(spec.validation_rows, seed=0)
     return kept if split == "train" else drawn
 
 
@@ -47,8 +47,10 @@ def _read_rows(spec: DatasetSpec, split: str, folder: Path | str | None) -> tupl
 
 
 def _from_hub(spec: DatasetSpec, split: str) -> datasets.Dataset:
+    if spec.hub_id is None:
+        raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
     try:
-        return datasets.load_dataset(str(spec.hub_id), split=split)
+        return datasets.load_dataset(spec.hub_id, split=split)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{spec.name} could not be read from the Hub.",

@@ -1,11 +1,17 @@
 """The catalog, the local data folder, and batches of series by step."""
 
+import dataclasses
+import io
+
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from madzoo.data.catalog import DATASETS, data_dir, find_dataset, local_files
-from madzoo.data.load import load_table
+from madzoo.data.load import load_image_split, load_table
 from madzoo.data.series_steps import SyntheticSteps, WindowSteps
 from madzoo.data.windows import Windows
 from madzoo.errors import ConfigError, DataError
@@ -80,3 +86,18 @@ def test_synthetic_steps_are_fresh_and_repeatable():
     assert torch.equal(future, again[4][1]) and not torch.equal(future, steps[5][1])
     other = SyntheticSteps(**make, rank=1, world=2)[4][1]
     assert other.shape == (4, 12, 1) and not torch.equal(other, SyntheticSteps(**make, rank=0, world=2)[4][1])
+
+
+def test_image_sets_without_an_address_need_a_folder():
+    with pytest.raises(DataError, match=r"no public address[\s\S]*--data-dir"):
+        load_image_split(find_dataset("imagenette_128"), "train")
+
+
+def test_every_image_set_draws_as_many_validation_rows_as_it_says(tmp_path):
+    spec = dataclasses.replace(find_dataset("fashion_mnist"), files={"train": ("set.parquet",)}, validation_rows=2)
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4)).save(buffer, "PNG")
+    images = [{"bytes": buffer.getvalue(), "path": None}] * 7
+    pq.write_table(pa.table({"image": images, "label": list(range(7))}), tmp_path / "set.parquet")
+    train, validation = (load_image_split(spec, part, folder=tmp_path).labels for part in ("train", "validation"))
+    assert len(validation) == 2 and sorted([*train.tolist(), *validation.tolist()]) == list(range(7))

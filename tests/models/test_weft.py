@@ -95,7 +95,8 @@ def test_wrong_input_is_named(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("weft_micro_patch4_28", 539_114), ("weft_micro_patch4_32", 1_056_170)]
+    ("name", "parameters"),
+    [("weft_micro_patch4_28", 539_114), ("weft_micro_patch4_32", 1_056_170), ("weft_micro_patch16_128", 1_097_498)],
 )
 def test_micro_models_stay_small(name, parameters):
     model = create_model(name)
@@ -143,6 +144,23 @@ def test_a_residual_stem_adapts_to_other_channels():
     assert {"stem.0.weight", "stem.4.weight"} <= names
     grey = Weft(WeftConfig(**TINY, stem_blocks=(0, 1, 1), in_chans=1)).eval()
     assert grey(torch.randn(1, 1, 16, 16)).shape == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "blocks"), [(4, (0, 1, 1)), (8, ()), (8, (1, 0, 1)), (16, ()), (16, (0, 1, 1, 0))]
+)
+def test_the_stem_strides_by_the_patch_size(patch_size, blocks):
+    model = Weft(WeftConfig(**TINY, patch_size=patch_size, stem_blocks=blocks)).eval()
+    assert model.forward_features(torch.randn(2, 3, 64, 48)).shape == (2, 64 // patch_size, 48 // patch_size, 16)
+    assert {info["reduction"] for info in model.feature_info} == {patch_size}
+    with pytest.raises(ShapeError):
+        model(torch.randn(2, 3, 64, patch_size - 1))
+
+
+@pytest.mark.parametrize("choice", [{"patch_size": 5}, {"patch_size": 16, "stem_blocks": (0, 1, 1)}])
+def test_ill_fitting_patches_are_refused(choice):
+    with pytest.raises(ValueError, match=r"patch_size|stem_blocks"):
+        WeftConfig(**TINY, **choice)
 
 
 @pytest.mark.parametrize("counts", [(1,), (0, 1), (0, -1, 0), (0, 1.5, 0)])

@@ -1,6 +1,6 @@
 """Weft: a small image family that weaves selective scans through a token grid, rows in one block, columns in the next.
 
-A convolutional stem (stride 4) makes the grid; each block adds a depthwise 3x3 convolution (which also tells
+A convolutional stem (stride 4, 8 or 16) makes the grid; each block adds a depthwise 3x3 convolution (which also tells
 positions apart), a bidirectional selective scan and an MLP. No position embedding: any image size works at call time.
 An architecture of this project; its scan is Mamba's (arXiv 2312.00752), its order of axes follows the weaver's.
 
@@ -27,7 +27,7 @@ from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
 __all__ = ["ResidualConvolutions", "Weft", "WeftConfig"]
 
-STEM_STRIDE = 4
+STEM_STRIDES = {4: (1, 2, 2), 8: (2, 2, 2), 16: (2, 2, 2, 2)}  # of the stem's stages, by patch size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +38,9 @@ class WeftConfig:
         img_size: height and width the weights were made for; others work too.
         scan: False removes the selective scan and keeps everything else, the ablation every SSM must beat.
         mlp_ratio: hidden width of the MLP over embed_dim.
-        stem_blocks: residual pairs of 3x3 convolutions after the stem's first, second and third stage (strides 1, 2
-            and 4), as ``(0, 2, 2)``; ``()`` is the plain stem of three convolutions.
+        patch_size: stride of the stem, 4, 8 or 16: three, three or four stages, each of twice the width of the former.
+        stem_blocks: residual pairs of 3x3 convolutions after each stage of the stem, as ``(0, 2, 2)``; ``()`` is the
+            plain stem of one convolution a stage.
         dt_min, dt_max: range of the initial step sizes.
         global_pool: ``"avg"`` or ``""`` (every position).
     """
@@ -52,6 +53,7 @@ class WeftConfig:
     d_state: int = 8
     dt_rank: int = 8
     mlp_ratio: float = 1.5
+    patch_size: int = 4
     stem_blocks: tuple[int, ...] = ()
     scan: bool = True
     dt_min: float = 1e-3
@@ -62,6 +64,8 @@ class WeftConfig:
 
     def __post_init__(self) -> None:
         check_choice("global_pool", self.global_pool, ("avg", ""))
+        if self.patch_size not in STEM_STRIDES:
+            raise ValueError(f"patch_size must be one of {', '.join(map(str, STEM_STRIDES))}, not {self.patch_size}.")
         for name in ("img_size", "in_chans", "depth", "d_state", "dt_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
@@ -69,13 +73,14 @@ class WeftConfig:
             raise ValueError(f"depth must be at most {MAX_DEPTH}.")
         if self.num_classes < 0:
             raise ValueError(f"num_classes must be at least 0, not {self.num_classes}.")
-        if self.embed_dim < 4 or self.embed_dim % 4:
-            raise ValueError(f"embed_dim must be a multiple of 4, not {self.embed_dim}.")
+        stages = len(STEM_STRIDES[self.patch_size])
+        if self.embed_dim < 4 or self.embed_dim % 2 ** (stages - 1):
+            raise ValueError(f"embed_dim must be a multiple of {2 ** (stages - 1)}, not {self.embed_dim}.")
         if self.mlp_ratio <= 0 or not 0 < self.dt_min <= self.dt_max:
             raise ValueError("mlp_ratio must be positive and 0 < dt_min <= dt_max.")
         counts = self.stem_blocks
-        if len(counts) not in (0, 3) or not all(isinstance(n, int) and 0 <= n <= MAX_DEPTH for n in counts):
-            raise ValueError(f"stem_blocks must be empty or hold three counts up to {MAX_DEPTH}, not {counts}.")
+        if len(counts) not in (0, stages) or not all(isinstance(n, int) and 0 <= n <= MAX_DEPTH for n in counts):
+            raise ValueError(f"stem_blocks must be empty or hold {stages} counts up to {MAX_DEPTH}, not {counts}.")
         if not (0 <= self.drop_rate < 1 and 0 <= self.drop_path_rate < 1):
             raise ValueError("drop_rate and drop_path_rate must be in [0, 1).")
 
@@ -187,7 +192,8 @@ class Weft(ImageClassifier):
     """Classifies images with woven selective scans.
 
     Shapes:
-        forward: [B, in_chans, height, width] -> [B, num_classes]; height and width at least 4, in any proportion.
+        forward: [B, in_chans, height, width] -> [B, num_classes]; height and width at least
+            ``patch_size``, in any proportion.
 
     Cost: linear in the number of pixels.
     """
@@ -196,7 +202,7 @@ class Weft(ImageClassifier):
 
     def __init__(self, config: WeftConfig) -> None:
         dim, depth = config.embed_dim, config.depth
-        info = stage_info("blocks.{}", [dim] * depth, [STEM_STRIDE] * depth)
+        info = stage_info("blocks.{}", [dim] * depth, [config.patch_size] * depth)
         super().__init__(config, num_features=dim, feature_info=info)
         self.stem = _make_residual_stem(config) if config.stem_blocks else _make_plain_stem(config)
         rates = [config.drop_path_rate * i / max(config.depth - 1, 1) for i in range(config.depth)]
@@ -216,7 +222,7 @@ class Weft(ImageClassifier):
         return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)" if not coarse else r"^blocks"}
 
     def _embed(self, image: Tensor) -> Tensor:
-        self._check_image(image, least=STEM_STRIDE)
+        self._check_image(image, least=self.config.patch_size)
         if self.config.stem_blocks:
             # Many convolutions run faster with the channels innermost, which is also what the blocks want.
             image = image.contiguous(memory_format=torch.channels_last)
@@ -229,24 +235,26 @@ class Weft(ImageClassifier):
         """Keeps the layer's own initial values."""
 
 
+def _stem_stages(config: WeftConfig) -> list[tuple[int, int, int]]:
+    """Returns the channels in, the channels out and the stride of each stage."""
+    strides = STEM_STRIDES[config.patch_size]
+    widths = [config.embed_dim // 2**k for k in reversed(range(len(strides)))]
+    return list(zip([config.in_chans, *widths], widths, strides, strict=False))
+
+
 def _make_plain_stem(config: WeftConfig) -> nn.Sequential:
-    dim = config.embed_dim
-    return nn.Sequential(
-        *_convolution(config.in_chans, dim // 4, stride=1),
-        nn.GELU(),
-        *_convolution(dim // 4, dim // 2, stride=2),
-        nn.GELU(),
-        *_convolution(dim // 2, dim, stride=2),
-    )
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in _stem_stages(config):
+        layers += [*_convolution(inputs, outputs, stride=stride), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def _make_residual_stem(config: WeftConfig) -> nn.Sequential:
-    """Builds three stages of a convolution, a ReLU and residual pairs."""  # a GELU costs as much as its convolution
-    dim, layers, width = config.embed_dim, [], config.in_chans
-    for outputs, stride, blocks in zip((dim // 4, dim // 2, dim), (1, 2, 2), config.stem_blocks, strict=True):
-        layers += [*_convolution(width, outputs, stride=stride), nn.ReLU()]
+    """Builds stages of a convolution, a ReLU and residual pairs."""  # a GELU costs as much as its convolution
+    layers: list[nn.Module] = []
+    for (inputs, outputs, stride), blocks in zip(_stem_stages(config), config.stem_blocks, strict=True):
+        layers += [*_convolution(inputs, outputs, stride=stride), nn.ReLU()]
         layers += [ResidualConvolutions(outputs) for _ in range(blocks)]
-        width = outputs
     return nn.Sequential(*layers)
 
 
@@ -287,3 +295,4 @@ def _register(name: str, config: WeftConfig, weights: dict[str, PretrainedCfg]) 
 _register("weft_micro_patch4_28", WeftConfig(img_size=28, in_chans=1), {"fashion_mnist": FASHION_MNIST})
 _register("weft_micro_patch4_32", WeftConfig(depth=2, stem_blocks=(0, 2, 2)), {"cifar10": CIFAR10})
 _register("weft_tiny_patch4_64", WeftConfig(img_size=64, embed_dim=192, depth=6), {})
+_register("weft_micro_patch16_128", WeftConfig(img_size=128, patch_size=16, depth=2, stem_blocks=(0, 2, 2, 2)), {})
