@@ -164,7 +164,7 @@ class _Run:
         torch.manual_seed(_mix(recipe.seed, progress.step, self.accelerator.process_index))
         rate = learning_rate(recipe, progress.step, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         self.model.train()
         # Autocast here and not by Accelerate, whose precision is one for the whole life of a process.
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -224,7 +224,8 @@ class _Run:
         state = self.files.load()
         if state is None:
             return
-        changed = sorted(k for k, v in self.recipe.to_dict().items() if v != state["recipe"].get(k))
+        stored = {"layer_decay": 1.0, **state["recipe"]}  # recipes once had no such entry
+        changed = sorted(k for k, v in self.recipe.to_dict().items() if v != stored.get(k))
         if changed:
             raise CheckpointError(
                 f"the run folder holds a run of another recipe ({', '.join(changed)} differ).",

@@ -28,6 +28,7 @@ class Recipe:
         steps_per_epoch: 0 takes all full batches of the training part.
         batch_size: samples (for series: windows of all channels) per step, over all processes together.
         lr, min_lr, warmup_steps: linear warm-up to ``lr``, then a cosine to ``min_lr``.
+        layer_decay: learning rate of a layer over that of the next; below 1 for fine-tuning.
         weight_decay: on matrices and kernels; vectors and what the model names in ``no_weight_decay()`` have none.
         clip_norm: largest gradient norm; 0 leaves gradients alone.
         ema_decay: of the averaged weights that are validated and shipped; 0 keeps no average.
@@ -51,6 +52,7 @@ class Recipe:
     lr: float
     min_lr: float = 0.0
     warmup_steps: int = 0
+    layer_decay: float = 1.0
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
@@ -84,6 +86,8 @@ class Recipe:
         if not 0 <= self.min_lr <= self.lr or not 0 <= self.ema_decay < 1:
             found = f"lr={self.lr}, min_lr={self.min_lr}, ema_decay={self.ema_decay}"
             raise ConfigError("0 <= min_lr <= lr and 0 <= ema_decay < 1 must hold.", asked=found)
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError("layer_decay must be above 0 and at most 1.", asked=f"layer_decay={self.layer_decay}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
