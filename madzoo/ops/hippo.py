@@ -8,12 +8,21 @@ import math
 import torch
 from torch import Tensor
 
-from madzoo.errors import ConfigError, nearest
+from madzoo.errors import ConfigError, check_choice, nearest
 
-__all__ = ["DIAGONAL_KINDS", "HIPPO_KINDS", "diagonal_init", "hippo_matrix", "nplr"]
+__all__ = ["DIAGONAL_KINDS", "HIPPO_KINDS", "INITS", "diagonal_init", "hippo_matrix", "initial_systems", "nplr"]
 
 HIPPO_KINDS = ("legs", "legt", "fourier")
-DIAGONAL_KINDS = ("lin", "inv", "legs", "real")
+DIAGONAL_KINDS = ("lin", "inv", "legs", "real", "inv2", "quad")
+
+# What S4 layers start from: one kind, or several in equal parts. "fout" is another published name of "fourier".
+MIXTURES = {
+    "fout": ("fourier",),
+    "hippo": ("legs", "fourier"),
+    "diag": ("diag-inv", "diag-lin"),
+    "all": ("legs", "fourier", "diag-inv", "diag-lin"),
+}
+INITS = (*HIPPO_KINDS, *(f"{part}-{kind}" for part in ("diag", "dplr") for kind in DIAGONAL_KINDS), *MIXTURES)
 
 
 def hippo_matrix(kind: str, N: int) -> tuple[Tensor, Tensor]:
@@ -115,8 +124,51 @@ def diagonal_init(kind: str, N: int) -> tuple[Tensor, Tensor]:
         "lin": (half, -math.pi * n),
         "inv": (half, -N / math.pi * (N / (2 * n + 1) - 1)),
         "real": (-(n + 1), -0.0 * n),
+        "inv2": (half, -N / math.pi * (N / (n + 1) - 1)),
+        "quad": (half, -((2 * n + 1) ** 2) / math.pi),
     }[kind]
     return torch.complex(real, imag), torch.ones(N // 2, dtype=torch.complex128)
+
+
+def initial_systems(init: str, N: int, *, systems: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the diagonal-plus-low-rank systems that S4 layers start from, ``diag(A) - P P*``.
+
+    Args:
+        init: a HiPPO kind; ``"diag-<kind>"``, see :func:`diagonal_init`, with P = 0 (but that of LegS for LegS);
+            ``"dplr-<kind>"``, the same with a P drawn at random; ``"hippo"``, ``"diag"`` or ``"all"``: the first, the
+            second ... kind of a mixture for equal parts of the systems, one after the other.
+        N: real dimension of a state, even.
+        systems: how many systems to return, S.
+        rank: of the correction, R.
+
+    Shapes: -> A [S, N/2], B [S, N/2], P [R, S, N/2], complex128.
+
+    Raises:
+        ConfigError: on an unknown init, an odd size, a rank below that of the kind, or systems that do not part evenly.
+
+    Source: state-spaces/s4, src/models/sequence/kernels/dplr.py, ``combination``.
+    """
+    check_choice("init", init, INITS)
+    kinds = MIXTURES.get(init, (init,))
+    if systems % len(kinds):
+        asked = f"init={init!r} for {systems} systems"
+        raise ConfigError("the systems do not part evenly.", asked=asked, todo=f"a multiple of {len(kinds)}")
+    found = [_one_system(kind, N, copies=systems // len(kinds), rank=rank) for kind in kinds]
+    A_SN, B_SN, P_RSN = (torch.cat(parts, dim=-2) for parts in zip(*found, strict=True))
+    return A_SN, B_SN, P_RSN
+
+
+def _one_system(kind: str, N: int, *, copies: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    part, _, diagonal = kind.rpartition("-")
+    if not part:
+        A, P, B, _ = nplr(kind, N, rank=rank)
+    else:
+        A, B = diagonal_init(diagonal, N)
+        P = nplr("legs", N, rank=rank)[1] if diagonal == "legs" else torch.zeros(rank, N // 2, dtype=A.dtype)
+    P_RSN = P.unsqueeze(1).repeat(1, copies, 1)
+    if part == "dplr" and diagonal != "legs":
+        P_RSN = torch.randn(P_RSN.shape, dtype=P_RSN.dtype)
+    return A.repeat(copies, 1), B.repeat(copies, 1), P_RSN
 
 
 def _check(kind: str, kinds: tuple[str, ...], N: int, *, even: bool) -> None:

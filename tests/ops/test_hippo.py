@@ -5,7 +5,7 @@ import torch
 from parity import LIMITS, load_case, relative_error
 
 from madzoo.errors import ConfigError
-from madzoo.ops.hippo import DIAGONAL_KINDS, HIPPO_KINDS, diagonal_init, hippo_matrix, nplr
+from madzoo.ops.hippo import DIAGONAL_KINDS, HIPPO_KINDS, INITS, diagonal_init, hippo_matrix, initial_systems, nplr
 
 CASE, REFERENCE = load_case("hippo_inits")
 SIZES = (4, 8, 64)
@@ -34,7 +34,7 @@ def test_eigenbasis_is_the_published_one_up_to_phase(N):
 
 
 @pytest.mark.parametrize("N", SIZES)
-@pytest.mark.parametrize("kind", DIAGONAL_KINDS)
+@pytest.mark.parametrize("kind", ["lin", "inv", "legs", "real"])
 def test_diagonal_inits_are_the_published_ones(kind, N):
     A, B = diagonal_init(kind, N)
     assert relative_error(A[None], REFERENCE[f"diag.{kind}.N{N}.A"]) < limit(REFERENCE[f"diag.{kind}.N{N}.A"])
@@ -77,3 +77,40 @@ def test_sizes_that_do_not_exist_are_told():
     for make, kind, N in wrong:
         with pytest.raises(ConfigError, match="size"):
             make(kind, N)
+
+
+@pytest.mark.parametrize("kind", DIAGONAL_KINDS)
+def test_diagonal_inits_are_stable(kind):
+    A, B = diagonal_init(kind, 8)
+    assert A.shape == B.shape == (4,)
+    assert (A.real < 0).all() and (A.imag <= 0).all()
+
+
+def test_comparisons_of_s4d_are_their_formulas():
+    n, N = torch.arange(4, dtype=torch.float64), 8
+    torch.testing.assert_close(diagonal_init("inv2", N)[0].imag, -N / torch.pi * (N / (n + 1) - 1))
+    torch.testing.assert_close(diagonal_init("quad", N)[0].imag, -((1 + 2 * n) ** 2) / torch.pi)
+
+
+def test_mixtures_part_the_systems():
+    A, B, P = initial_systems("hippo", 8, systems=6, rank=2)
+    for half, kind in ((slice(0, 3), "legs"), (slice(3, 6), "fourier")):
+        w, P_kind, B_kind, _ = nplr(kind, 8, rank=2)
+        assert torch.equal(A[half], w.expand(3, -1)) and torch.equal(B[half], B_kind.expand(3, -1))
+        assert torch.equal(P[:, half], P_kind.unsqueeze(1).expand(-1, 3, -1))
+    assert torch.equal(
+        initial_systems("fout", 8, systems=1, rank=1)[0], initial_systems("fourier", 8, systems=1, rank=1)[0]
+    )
+
+
+@pytest.mark.parametrize("init", [init for init in INITS if init != "legt"])
+def test_every_init_makes_systems(init):
+    A, B, P = initial_systems(init, 8, systems=4, rank=1)
+    assert A.shape == B.shape == (4, 4) and P.shape == (1, 4, 4)
+    assert P.any() == (not init.startswith("diag") or init == "diag-legs")
+
+
+def test_systems_that_do_not_part_are_refused():
+    for wrong in ({"init": "all", "systems": 6}, {"init": "legt", "systems": 1}, {"init": "lags", "systems": 1}):
+        with pytest.raises(ConfigError):
+            initial_systems(wrong["init"], 8, systems=wrong["systems"], rank=1)
