@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import madzoo.models  # noqa: F401  # registers every architecture
-from madzoo._torchvision_shim import ensure_torchvision
 from madzoo.checkpoint.download import pull_file, pull_folder
 from madzoo.checkpoint.folder import CONFIG_FILE, GOLDEN_FILE, Checkpoint, read_folder
 from madzoo.checkpoint.foreign import read_state
 from madzoo.checkpoint.golden import replay_golden
 from madzoo.checkpoint.guard import refusing
 from madzoo.checkpoint.licence import tell_licence
-from madzoo.checkpoint.network import NETWORK_ERRORS
 from madzoo.checkpoint.preparation import check_pretrained_cfg, with_image_keys
 from madzoo.checkpoint.resolve import Location, as_path, check_flag, locate_weights, parse_name
-from madzoo.checkpoint.weights import check_fit, has_shapes_of, name_changes, sha256_of
-from madzoo.errors import CheckpointError, ConfigError, DownloadError, UnknownModelError, nearest
+from madzoo.checkpoint.weights import check_fit, has_shapes_of, lay_out_linear, name_changes, sha256_of
+from madzoo.errors import CheckpointError, ConfigError, UnknownModelError
+from madzoo.models.image.features import FeatureMaps
 from madzoo.registry import ModelSpec, PretrainedCfg, find_spec, list_specs, override_config
 
 __all__ = ["create_model", "list_models", "model_info"]
@@ -48,7 +48,10 @@ def create_model(
     checkpoint_path: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    use_ema: bool | None = None,
     verify: bool = False,
+    features_only: bool = False,
+    out_indices: int | list[int] | tuple[int, ...] | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Builds a model by name, with random weights or with those the name, or a file, stands for.
@@ -66,7 +69,11 @@ def create_model(
             or authors' file, in place of published ones.
         revision: branch, tag or commit of the Hub repository.
         cache_dir: where downloads are kept; None: the cache of huggingface_hub.
+        use_ema: of an authors' file that holds both, True loads the running average and False the weights that were
+            trained; None: these, and a logged line says so.
         verify: replay the golden input that came with the weights and compare the output.
+        features_only: return the feature maps of an image model, see :class:`madzoo.models.image.features.FeatureMaps`.
+        out_indices: with ``features_only``, of which stages: n for the last n, or their numbers; None: the last four.
         overrides: fields of the architecture's configuration.
 
     Raises:
@@ -81,29 +88,33 @@ def create_model(
         >>> model(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 3])
     """
-    check_flag("verify", verify)
-    check_flag("pretrained", pretrained, may_be_none=True)
+    for flag, value in {"verify": verify, "features_only": features_only}.items():
+        check_flag(flag, value)
+    for flag, value in {"pretrained": pretrained, "use_ema": use_ema}.items():
+        check_flag(flag, value, may_be_none=True)
     place = parse_name(name, revision=revision)
     file, cache = as_path("checkpoint_path", checkpoint_path), as_path("cache_dir", cache_dir)
+    if not features_only and out_indices is not None:
+        raise ConfigError("only feature maps have indices.", asked=f"{out_indices=}", todo="features_only=True")
     if place.kind == "timm":
-        if file is not None or verify:
-            raise ConfigError("timm's models take neither checkpoint_path nor verify.", asked=name)
-        return _create_timm(str(place.name), bool(pretrained), cache, overrides)
+        if file is not None or verify or use_ema is not None:
+            raise ConfigError("timm's models take no checkpoint_path, verify or use_ema.", asked=name)
+        features = {"features_only": True, "out_indices": out_indices} if features_only else {}
+        return _create_timm(str(place.name), bool(pretrained), cache, features | overrides)
     spec, weights = _find(place, pretrained, file=file, cache=cache, verify=verify)
-    if verify and weights is None:
-        raise ConfigError(
-            "only loaded weights can be verified.", asked=f"verify=True of {name}", todo="pretrained=True"
-        )
+    if weights is None and (verify or use_ema is not None):
+        why, asked = "only loaded weights can be verified or averaged.", f"{verify=}, {use_ema=} of {name}"
+        raise ConfigError(why, asked=asked, todo="pretrained=True")
     config = _override(spec.config, overrides, owner=spec.full_name)
     with refusing(ConfigError, f"{spec.full_name} cannot be built", asked=config):
         model = spec.build(config)
     if weights is not None:
         tell_licence(spec.full_name, weights.cfg.license)
-        is_changed = _load(model, spec, config, weights)
+        is_changed = _load(model, spec, config, weights, use_ema)
         if verify:
             _verify(model, weights, is_changed=is_changed)
     _label(model, spec, config, weights)
-    return model
+    return _label(FeatureMaps(model, out_indices), spec, config, weights) if features_only else model
 
 
 def list_models(pattern: str = "*", *, task: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -212,7 +223,7 @@ def _from_folder(checkpoint: Checkpoint) -> tuple[ModelSpec, _Weights]:
 
 def _from_file(spec: ModelSpec, path: Path) -> tuple[ModelSpec, _Weights]:
     if not os.path.isdir(path):
-        return replace(spec, tag=None), _bare(path, _preparation(spec), sha256=sha256_of(path))
+        return replace(spec, tag=None), _bare(path, spec.preparation, sha256=sha256_of(path))
     found, weights = _from_folder(read_folder(path))
     if found.name != spec.name:
         raise CheckpointError(
@@ -232,14 +243,17 @@ def _override(config: Any, values: Mapping[str, Any], *, owner: str) -> Any:
         return override_config(config, values, owner=owner)
 
 
-def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights) -> bool:
+def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights, use_ema: bool | None) -> bool:
     """Loads the weights, adapted where the configuration asks for it, and tells whether any tensor changed."""
     owner, path, expected = spec.full_name, weights.path, model.state_dict()
     with refusing(CheckpointError, f"the weights are not those of {owner}", asked=owner, looked=path):
-        stored = read_state(path, sha256=weights.sha256, remap=spec.remap_keys)
+        found = read_state(path, sha256=weights.sha256, remap=spec.remap_keys, use_ema=use_ema)
+        stored = lay_out_linear(found, expected)
         source = weights.config or (config if has_shapes_of(stored, expected) else spec.config)
-        adapt = spec.adapt_weights if source != config else None
-        state = adapt(stored, source, config) if adapt else stored
+        state = stored
+        if spec.adapt_weights and source != config:
+            with suppress(KeyError):  # a tensor is missing: the check below names it, with all others
+                state = spec.adapt_weights(stored, source, config)
         check_fit(state, expected, owner=owner, path=path, may_miss=stored.keys() - state.keys())
         # What was built on the meta device stays there: it has names and shapes, and no place for values.
         model.load_state_dict({k: tensor for k, tensor in state.items() if not expected[k].is_meta}, strict=False)
@@ -263,38 +277,18 @@ def _verify(model: nn.Module, weights: _Weights, *, is_changed: bool) -> None:
     model.train()
 
 
-def _label(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights | None) -> None:
+def _label(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights | None) -> nn.Module:
     """Writes on the module what it is: ``madzoo_name`` and ``pretrained_cfg``, for images with timm's keys."""
-    cfg = (weights.cfg if weights else _preparation(spec)).to_dict() | {"architecture": spec.name, "tag": spec.tag}
+    cfg = (weights.cfg if weights else spec.preparation).to_dict() | {"architecture": spec.name, "tag": spec.tag}
     if spec.task == "image-classification":
         sizes = {key: getattr(config, key) for key in ("in_chans", "img_size", "num_classes")}
         cfg = with_image_keys(cfg, **sizes)
     family = getattr(model, "pretrained_cfg", None) or {}
     vars(model).update(madzoo_name=spec.full_name, pretrained_cfg=family | cfg)
-
-
-def _preparation(spec: ModelSpec) -> PretrainedCfg:
-    """Keeps, of the weights the spec would load, how their inputs are prepared."""
-    cfg = spec.weights.get(spec.tag or spec.default_tag or "", PretrainedCfg())
-    kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "class_names")
-    return PretrainedCfg(**{name: getattr(cfg, name) for name in kept})
+    return model
 
 
 def _create_timm(name: str, pretrained: bool, cache: Path | None, overrides: Mapping[str, Any]) -> nn.Module:
-    ensure_torchvision()
-    import timm
+    from madzoo.baselines import create_baseline
 
-    if not timm.is_model(name):
-        raise UnknownModelError(
-            f"timm {timm.__version__} has no model named {name!r}.",
-            asked=f"timm/{name}",
-            looked="timm.list_models()",
-            todo=nearest(name, timm.list_models()),
-        )
-    with refusing(ConfigError, "timm refuses", asked=f"timm/{name} with {dict(overrides)}"):
-        try:
-            model = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **overrides)
-        except NETWORK_ERRORS as error:
-            raise DownloadError(f"timm could not fetch the weights: {error}", asked=f"timm/{name}") from error
-    vars(model)["madzoo_name"] = f"timm/{name}"
-    return model
+    return create_baseline(name, pretrained=pretrained, cache_dir=cache, overrides=overrides)

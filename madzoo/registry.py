@@ -132,6 +132,13 @@ class ModelSpec:
         """The weights asked for, or None where no tag was asked for."""
         return self.weights[self.tag] if self.tag else None
 
+    @property
+    def preparation(self) -> PretrainedCfg:
+        """How inputs of the weights it would load are prepared, and nothing about these weights."""
+        cfg = self.weights.get(self.tag or self.default_tag or "", PretrainedCfg())
+        kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "class_names")
+        return PretrainedCfg(**{name: getattr(cfg, name) for name in kept})
+
     def with_tag(self, tag: str) -> "ModelSpec":
         """Returns the spec of ``arch.tag``, its configuration being that of the weights.
 

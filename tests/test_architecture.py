@@ -22,14 +22,14 @@ FLOORS = [
     ["layers"],
     ["registry", "checkpoint", "data", "geometry < quantization < landscape", "evaluation"],
     ["models", "training", "inference"],
-    ["factory", "timm_registry"],
+    ["baselines < factory < timm_registry"],
     ["hub"],
     ["workflows"],
     ["__init__ < tables < cli < scripts"],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
-NAMES = {"models", "registry", "checkpoint", "factory", "hub"}
+NAMES = {"models", "registry", "checkpoint", "baselines", "factory", "timm_registry", "hub"}
 SERVICES = {"data", "geometry", "quantization", "landscape", "evaluation", "training", "inference"}
 FORBIDDEN = dict.fromkeys(SERVICES, NAMES) | {"models": SERVICES | {"checkpoint"}}
 
@@ -50,7 +50,9 @@ THIRD_PARTY = {
     "evaluation": TABLES | {"pydantic", "rich", "torchmetrics"},
     "training": {"torch", "accelerate", "numpy", "rich", "yaml"},
     "inference": {"torch"},
-    "factory": {"torch", "timm"},
+    "baselines": {"torch", "timm"},
+    "factory": {"torch"},
+    "timm_registry": {"torch", "timm"},
     "workflows": TABLES | {"PIL", "matplotlib", "rich", "safetensors", "yaml"},
     "tables": {"rich"},
     "cli": {"rich", "typer"},

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ __all__ = [
     "atomic_path",
     "check_fit",
     "has_shapes_of",
+    "lay_out_linear",
     "name_changes",
     "read_metadata",
     "read_weights",
@@ -164,6 +167,18 @@ def has_shapes_of(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     return shapes == expected_shapes
 
 
+def lay_out_linear(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state dict whose pointwise weights have the layout expected: [out, in] or [out, in, 1, 1].
+
+    A linear layer and a 1 x 1 convolution are one function; some authors stored the one and load the other.
+
+    Example:
+        >>> lay_out_linear({"w": torch.ones(3, 2, 1, 1)}, {"w": torch.zeros(3, 2)})["w"].shape
+        torch.Size([3, 2])
+    """
+    return {name: _reshaped(tensor, expected.get(name)) for name, tensor in state.items()}
+
+
 def name_changes(stored: Mapping[str, Tensor], adapted: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """Returns one line that names every tensor an adaptation touched; empty when it touched none.
 
@@ -185,6 +200,14 @@ def name_changes(stored: Mapping[str, Tensor], adapted: Mapping[str, Tensor], ex
     return "; ".join(f"{', '.join(names)} {phrase}" for phrase, names in changes.items() if names)
 
 
+def _reshaped(tensor: Tensor, expected: Tensor | None) -> Tensor:
+    if expected is None or {tensor.dim(), expected.dim()} != {2, 4}:
+        return tensor
+    shapes = [tuple(x.shape[2:]) for x in (tensor, expected)]
+    is_same = tensor.shape[:2] == expected.shape[:2] and sorted(shapes) == [(), (1, 1)]
+    return tensor.reshape(expected.shape) if is_same else tensor
+
+
 def _misfit(misfits: Mapping[str, list[str]], owner: str, path: object) -> CheckpointError:
     counts = [f"{len(names)} {kind} ({_some(names)})" for kind, names in misfits.items() if names]
     only_dtype = not any(names for kind, names in misfits.items() if not kind.startswith("of a dtype"))
@@ -194,8 +217,12 @@ def _misfit(misfits: Mapping[str, list[str]], owner: str, path: object) -> Check
     return CheckpointError(f"the weights do not fit {owner}: {'; '.join(counts)}.", asked=owner, looked=path, todo=todo)
 
 
-def _some(names: list[str], count: int = 6) -> str:
-    return ", ".join(names[:count]) + (f", and {len(names) - count} more" if len(names) > count else "")
+def _some(entries: list[str], most: int = 200) -> str:
+    """Names every entry; those that differ only in numbers in front of a point once, with a count."""
+    groups = Counter(re.sub(r"\d+(?=\.)", "*", entry) for entry in entries)
+    first = {re.sub(r"\d+(?=\.)", "*", entry): entry for entry in reversed(entries)}
+    told = [first[group] if count == 1 else f"{group} x {count}" for group, count in groups.items()]
+    return ", ".join(told[:most]) + (f", and {len(told) - most} more kinds" if len(told) > most else "")
 
 
 def _widens(source: torch.dtype, target: torch.dtype) -> bool:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from madzoo.checkpoint.weights import (
     atomic_path,
     check_fit,
+    lay_out_linear,
     name_changes,
     read_metadata,
     read_weights,
@@ -155,9 +156,20 @@ class TestFit:
         ):
             assert part in message
 
-    def test_long_lists_are_cut(self):
-        with pytest.raises(CheckpointError, match=r"20 unexpected .*and 14 more"):
-            check_fit({str(i): torch.zeros(1) for i in range(20)}, {}, owner="a", path="p")
+    def test_every_name_is_told_alike_ones_once(self):
+        names = [*(f"blocks.{i}.norm.weight" for i in range(20)), "blocks.3.extra", "pos_embed"]
+        with pytest.raises(CheckpointError) as refusal:
+            check_fit({name: torch.zeros(1) for name in names}, {}, owner="a", path="p")
+        assert "22 unexpected (blocks.*.norm.weight x 20, blocks.3.extra, pos_embed)" in str(refusal.value)
+
+    def test_lists_without_end_are_cut(self):
+        with pytest.raises(CheckpointError, match=r"300 unexpected .*and 100 more kinds"):
+            check_fit({f"w{i}": torch.zeros(1) for i in range(300)}, {}, owner="a", path="p")
+
+    def test_misshapen_layers_keep_their_shapes_apart(self):
+        state = {f"l.{i}.w": torch.zeros(2 + i // 2) for i in range(4)}
+        with pytest.raises(CheckpointError, match=r"l\.\*\.w \(2,\) instead of \(1,\) x 2, l\.\*\.w \(3,\)"):
+            check_fit(state, {name: torch.zeros(1) for name in state}, owner="a", path="p")
 
     def test_allowed_absence_is_allowed(self):
         check_fit({"weight": torch.zeros(2, 3)}, EXPECTED, owner="a", path="p", may_miss=["bias"])
@@ -187,6 +199,20 @@ class TestFit:
         with pytest.raises(CheckpointError, match="dtype") as refusal:
             check_fit(state, expected, owner="a", path="p")
         assert "set_default_dtype" in str(refusal.value)
+
+
+@pytest.mark.parametrize(("stored", "held"), [((3, 2, 1, 1), (3, 2)), ((3, 2), (3, 2, 1, 1))])
+def test_pointwise_weights_change_their_layout(stored, held):
+    weight = torch.randn(stored)
+    laid = lay_out_linear({"w": weight}, {"w": torch.zeros(held)})["w"]
+    assert laid.shape == held and torch.equal(laid.flatten(), weight.flatten())
+
+
+@pytest.mark.parametrize("stored", [(3, 2, 1, 2), (2, 3, 1, 1), (3, 2, 1), (6, 1, 1, 1)])
+def test_other_layouts_are_left_to_be_refused(stored):
+    state = {"w": torch.zeros(stored), "other": torch.zeros(1, 1, 1, 1)}
+    laid = lay_out_linear(state, {"w": torch.zeros(3, 2)})
+    assert all(laid[name] is state[name] for name in state)
 
 
 def test_changes_are_named_by_what_happened():

@@ -307,7 +307,8 @@ def adapt_weights(state: StateDict, source: VimConfig, target: VimConfig) -> Sta
     position embeddings are interpolated around the middle token.
     """
     state = fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.proj.weight")
-    if source.grid != target.grid:
+    rows, columns = target.grid
+    if source.grid != target.grid and state["pos_embed"].shape[1] != rows * columns + 1:
         state["pos_embed"] = resample_around_middle(state["pos_embed"], source.grid, target.grid)
     return state
 
