@@ -10,14 +10,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from madzoo.data.image_files import UNREADABLE
 from madzoo.data.transforms import create_transform
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
 
 __all__ = ["ImagePrediction", "classify"]
-
-# What PIL raises on files that are damaged, foreign, or far too large.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
