@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from madzoo.errors import ShapeError
-from madzoo.ops.kernels.gated_mean_cpu import cpu_gated_mean, why_not_cpu
+from madzoo.ops.kernels.c_abi import why_not_cpu
+from madzoo.ops.kernels.gated_mean_cpu import cpu_gated_mean
 
 __all__ = ["gated_mean"]
 

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from madzoo.ops.kernels.library import kernel_library
 
-__all__ = ["Sequence", "is_followed", "is_watched", "kernels_are_here", "pointer", "run", "same_layout", "sequence"]
+__all__ = [
+    "Sequence",
+    "is_followed",
+    "is_watched",
+    "kernels_are_here",
+    "pointer",
+    "run",
+    "same_layout",
+    "sequence",
+    "why_not_cpu",
+]
 
 
 class Sequence(ctypes.Structure):
@@ -58,6 +68,18 @@ def is_followed(x: Tensor) -> bool:
 def is_watched(x: Tensor) -> bool:
     """Returns whether something must see an operator called: what follows operators, or a profiler."""
     return is_followed(x) or torch.autograd._profiler_enabled()  # pyright: ignore[reportPrivateImportUsage]
+
+
+def why_not_cpu(*tensors: Tensor) -> str | None:
+    """Returns why the compiled kernel does not serve these inputs, or None when it does."""
+    dtype = tensors[0].dtype
+    if torch._C._are_functorch_transforms_active() or any(is_followed(x) for x in tensors):
+        return "tensors that something follows"
+    if dtype not in (torch.float32, torch.float64) or any(x.dtype != dtype for x in tensors):
+        return f"tensors of {', '.join(str(x.dtype) for x in tensors)}"
+    if not all(x.is_cpu for x in tensors) or not tensors[0].numel():
+        return "tensors that are empty or not on the CPU"
+    return None if kernels_are_here() else "a machine without the compiled kernels"
 
 
 def run(name: str, arguments: ctypes.Structure | bytes) -> None:

@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from madzoo.ops.kernels.c_abi import (
-    Sequence,
-    is_followed,
-    is_watched,
-    kernels_are_here,
-    run,
-    same_layout,
-    sequence,
-)
+from madzoo.ops.kernels.c_abi import Sequence, is_watched, run, same_layout, sequence
 
-__all__ = ["cpu_gated_mean", "why_not_cpu"]
+__all__ = ["cpu_gated_mean"]
 
 SMALL = 1 << 15  # numbers below which a second thread costs more than it brings
 
@@ -33,18 +25,6 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("is_double", "threads")),
         *((name, Sequence) for name in ("x", "y", "z", "out", "grad_out", "grad_x", "grad_z")),
     ]
-
-
-def why_not_cpu(*tensors: Tensor) -> str | None:
-    """Returns why the compiled kernel does not serve these inputs, or None when it does."""
-    dtype = tensors[0].dtype
-    if torch._C._are_functorch_transforms_active() or any(is_followed(x) for x in tensors):
-        return "tensors that something follows"
-    if dtype not in (torch.float32, torch.float64) or any(x.dtype != dtype for x in tensors):
-        return f"tensors of {', '.join(str(x.dtype) for x in tensors)}"
-    if not all(x.is_cpu for x in tensors) or not tensors[0].numel():
-        return "tensors that are empty or not on the CPU"
-    return None if kernels_are_here() else "a machine without the compiled kernels"
 
 
 def cpu_gated_mean(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

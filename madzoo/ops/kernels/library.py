@@ -20,7 +20,7 @@ from madzoo.ops.kernels.memory import keep_freed_memory
 
 __all__ = ["ISAS", "KernelStatus", "instruction_set", "kernel_library", "kernel_status", "without_kernels"]
 
-ABI_VERSION = 6  # of csrc/dispatch.c: raised together, whenever an exported function changes
+ABI_VERSION = 7  # of csrc/dispatch.c: raised together, whenever an exported function changes
 ISAS = ("baseline", "avx2", "avx512")  # each serves wherever the next one does
 LIBRARY = Path(__file__).with_name("_kernels.so")
 

@@ -120,6 +120,16 @@ int madzoo_gated_mean_backward(const madzoo_gate_args *args) {
     return run(madzoo_tables()->ungate[!!args->is_double], args, args->threads);
 }
 
+/* --- the root mean square norm -------------------------------------------------------------------------------------- */
+
+int madzoo_rms_norm_forward(const madzoo_rms_norm_args *args) {
+    return run(madzoo_tables()->norm[!!args->is_double], args, args->threads);
+}
+
+int madzoo_rms_norm_backward(const madzoo_rms_norm_args *args) {
+    return run(madzoo_tables()->unnorm[!!args->is_double], args, args->threads);
+}
+
 /* --- the limits ---------------------------------------------------------------------------------------------------- */
 
 double madzoo_limit_state_update(int64_t updates, int is_double) {

@@ -9,6 +9,7 @@
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
 #include "gate_tile.h"
+#include "rms_norm_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -21,6 +22,7 @@
 #include "conv1d_tile.h"
 #include "diagonal_scan_tile.h"
 #include "gate_tile.h"
+#include "rms_norm_tile.h"
 #include "limit.h"
 #undef REAL_IS_DOUBLE
 
@@ -33,6 +35,8 @@ const madzoo_table MADZOO_PASTE(madzoo, table, ISA) = {
     .undiagonal = {MADZOO_PASTE(unpass_worker, f32, ISA), MADZOO_PASTE(unpass_worker, f64, ISA)},
     .gate = {MADZOO_PASTE(gate_worker, f32, ISA), MADZOO_PASTE(gate_worker, f64, ISA)},
     .ungate = {MADZOO_PASTE(ungate_worker, f32, ISA), MADZOO_PASTE(ungate_worker, f64, ISA)},
+    .norm = {MADZOO_PASTE(norm_worker, f32, ISA), MADZOO_PASTE(norm_worker, f64, ISA)},
+    .unnorm = {MADZOO_PASTE(unnorm_worker, f32, ISA), MADZOO_PASTE(unnorm_worker, f64, ISA)},
     .limit = {MADZOO_PASTE(limit, f32, ISA), MADZOO_PASTE(limit, f64, ISA)},
     .limit_exp = {MADZOO_PASTE(limit_exp, f32, ISA), MADZOO_PASTE(limit_exp, f64, ISA)},
 };

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define MADZOO_ABI_VERSION 6
+#define MADZOO_ABI_VERSION 7
 #define MADZOO_EXPORT __attribute__((visibility("default")))
 
 /* A state is kept every MADZOO_CHUNK positions; the backward recomputes the ones between. */
@@ -40,7 +40,7 @@ typedef struct {
     int64_t slice_stride;
 } madzoo_selective_scan_args;
 
-/* Positions of one batch element that are one unit of work for the short convolution, and its most taps. */
+/* Positions of one batch element, or rows of a norm, that are one unit of work; the short convolution's and its most taps. */
 #define MADZOO_PANEL 64
 #define MADZOO_MOST_TAPS 16
 
@@ -60,6 +60,17 @@ typedef struct {
     madzoo_sequence x, y, z, out;
     madzoo_sequence grad_out, grad_x, grad_z; /* backward; the gradient of y is that of x */
 } madzoo_gate_args;
+
+/* Rows of numbers side by side, without gaps. */
+typedef struct {
+    int64_t rows, width;
+    int32_t is_double, threads;
+    double eps;
+    const void *x, *weight;
+    void *out;
+    const void *grad_out; /* backward */
+    void *grad_x, *sums;  /* sums: [ceil(rows / MADZOO_PANEL), width], zeroed: the gradient of the weight by each panel */
+} madzoo_rms_norm_args;
 
 /* Positions between two kept states of the diagonal scan, and the channels that lie side by side in its matrices. */
 #define MADZOO_LONG_CHUNK 32
@@ -95,6 +106,9 @@ MADZOO_EXPORT int madzoo_diagonal_scan_backward(const madzoo_diagonal_scan_args 
 
 MADZOO_EXPORT int madzoo_gated_mean_forward(const madzoo_gate_args *args);
 MADZOO_EXPORT int madzoo_gated_mean_backward(const madzoo_gate_args *args);
+
+MADZOO_EXPORT int madzoo_rms_norm_forward(const madzoo_rms_norm_args *args);
+MADZOO_EXPORT int madzoo_rms_norm_backward(const madzoo_rms_norm_args *args);
 
 /* Runs `updates` state updates (an exponential, two fused multiply-adds and one product each) in registers on this
  * thread: what no selective scan can beat. Returns a checksum, so that nothing is optimised away. */

@@ -17,6 +17,8 @@ typedef struct {
     void (*undiagonal[2])(void *job);
     void (*gate[2])(void *job);
     void (*ungate[2])(void *job);
+    void (*norm[2])(void *job);
+    void (*unnorm[2])(void *job);
     double (*limit[2])(int64_t updates);
     double (*limit_exp[2])(int64_t count);
 } madzoo_table;
