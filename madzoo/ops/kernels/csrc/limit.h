@@ -7,7 +7,7 @@ static double NAME(limit)(int64_t updates) {
         VEC drive = dt * b;
 #pragma GCC unroll 8
         for (int n = 0; n < 8; n++) {
-            h[n] = h[n] * NAME(exp2_product)(dt, A[n]) + drive * b;
+            h[n] = h[n] * NAME(exp2_bounded)(dt, A[n]) + drive * b;
             y[n % 4] += h[n] * b;
         }
         __asm__ volatile("" : "+x"(dt), "+x"(b)); /* keeps the loop from being hoisted */

@@ -12,7 +12,7 @@ typedef struct {
 
 /* One block of NB states over one chunk: forward again from the checkpoint, then back, with lambda = dL/dh.
  * grad_A gathers dL/dA; the gradients of B and C are summed over the lanes into their rows. */
-static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NAME(chunk) * c, NAME(adjoint) * g, int steps,
+static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps,
                                                                 const VEC *A, const REAL *kept, VEC *lambdas,
                                                                 VEC *grad_A, NAME(rows) B, NAME(rows) C, REAL *grad_B,
                                                                 REAL *grad_C, int64_t grad_stride,
@@ -26,9 +26,9 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NA
         VEC dt = c->dt[i], drive = c->drive[i], y = c->y[i];
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
-            decay[i][n] = NAME(exp2_product)(dt, A[n]);
+            decay[i][n] = bounded ? NAME(exp2_bounded)(dt, A[n]) : NAME(exp2_product)(dt, A[n]);
             h[i + 1][n] = now[n] = now[n] * decay[i][n] + drive * b[n];
-            y += now[n] * e[n];
+            if (gated) y += now[n] * e[n];
         }
         c->y[i] = y;
     }
@@ -65,14 +65,14 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, NA
     for (int n = 0; n < NB; n++) lambdas[n] = lambda[n], grad_A[n] = sum_A[n];
 }
 
-static void NAME(retreat_all)(NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
+static inline __attribute__((always_inline)) void NAME(retreat_all)(const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
                               VEC *lambdas, VEC *grad_A, int64_t count, NAME(rows) B, NAME(rows) C, REAL *grad_B,
                               REAL *grad_C, int64_t stride, const NAME(ahead) * inputs, NAME(ahead) * outputs) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_BACKWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
 #define RETREAT(NB)                                                                                                      \
-    NAME(retreat)(NB, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
+    NAME(retreat)(NB, bounded, gated, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
                   stride, inputs, outputs)
         switch (size) {
 #if STATES_BACKWARD >= 8
@@ -104,6 +104,7 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
     const REAL ln2 = (REAL)0.69314718055994530942;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) lambdas[n] = grad_A[n] = SET(0);
+    VEC steepest = NAME(steepest)(A, N);
     int64_t corner = (p.batch * a->channels + p.channel) * N;
     if (a->grad_last_state) NAME(load_states)(lambdas, (const REAL *)a->grad_last_state + corner, N, p.lanes, 1);
     REAL *grad_B = (REAL *)a->grad_B.data + slice * a->slice_stride + p.batch * a->grad_B.batch + p.group * a->grad_B.group;
@@ -133,8 +134,15 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
             c.y[i] = skip * c.u[i];
         }
         const REAL *kept = NAME(checkpoint)(a, &p, k);
-        NAME(retreat_all)(&c, &g, steps, A, kept, lambdas, grad_A, N, B, C, grad_B + t * a->grad_B.position,
-                          grad_C + t * a->grad_C.position, a->grad_B.position, &inputs, &outputs);
+#define RETREAT_ALL(BOUNDED, GATED)                                                                                      \
+    NAME(retreat_all)(BOUNDED, GATED, &c, &g, steps, A, kept, lambdas, grad_A, N, B, C, grad_B + t * a->grad_B.position, \
+                      grad_C + t * a->grad_C.position, a->grad_B.position, &inputs, &outputs)
+        int bounded = NAME(is_bounded)(&c, steps, steepest);
+        if (a->z.data && bounded) RETREAT_ALL(1, 1);
+        else if (a->z.data) RETREAT_ALL(0, 1);
+        else if (bounded) RETREAT_ALL(1, 0);
+        else RETREAT_ALL(0, 0);
+#undef RETREAT_ALL
         VEC grad_u[CHUNK], grad_delta[CHUNK];
         for (int i = 0; i < steps; i++) {
             grad_u[i] = g.grad_drive[i] * c.dt[i] + skip * g.grad_y[i];

@@ -125,6 +125,19 @@ static inline __attribute__((always_inline)) void NAME(prepare)(NAME(chunk) * c,
     }
 }
 
+/* The steepest of a tile's states, |A| per channel, and whether no exponent of a chunk reaches BOUND. */
+static inline VEC NAME(steepest)(const VEC *A, int64_t states) {
+    VEC most = SET(0);
+    for (int64_t n = 0; n < states; n++) most = NAME(larger)(NAME(absolute)(A[n]), most);
+    return most;
+}
+
+static inline int NAME(is_bounded)(const NAME(chunk) * c, int steps, VEC steepest) {
+    VEC most = SET(0);
+    for (int i = 0; i < steps; i++) most = NAME(larger)(NAME(absolute)(c->dt[i]), most);
+    return NAME(all_below)(most * steepest, BOUND);
+}
+
 /* Takes the largest block of states that is left, `most` at most, and returns its size. */
 static inline int NAME(block_of)(int64_t left, int most) {
     int size = most;

@@ -1,6 +1,6 @@
 /* The selective scan forward: recurrence, output, skip and gate of a tile in one pass. Included after scan_chunk.h. */
 
-static inline __attribute__((always_inline)) void NAME(advance)(const int NB, NAME(chunk) * c, int steps, const VEC *A,
+static inline __attribute__((always_inline)) void NAME(advance)(const int NB, const int bounded, NAME(chunk) * c, int steps, const VEC *A,
                                                                 VEC *states, NAME(rows) B, NAME(rows) C,
                                                                 const NAME(ahead) * ahead) {
     VEC h[STATES_FORWARD];
@@ -11,7 +11,7 @@ static inline __attribute__((always_inline)) void NAME(advance)(const int NB, NA
         VEC dt = c->dt[i], drive = c->drive[i], y[4] = {c->y[i], SET(0), SET(0), SET(0)};
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
-            h[n] = h[n] * NAME(exp2_product)(dt, A[n]) + drive * B.data[n];
+            h[n] = h[n] * (bounded ? NAME(exp2_bounded)(dt, A[n]) : NAME(exp2_product)(dt, A[n])) + drive * B.data[n];
             y[n % 4] += h[n] * C.data[n];
         }
         c->y[i] = (y[0] + y[1]) + (y[2] + y[3]);
@@ -20,19 +20,19 @@ static inline __attribute__((always_inline)) void NAME(advance)(const int NB, NA
     for (int n = 0; n < NB; n++) states[n] = h[n];
 }
 
-static void NAME(advance_all)(NAME(chunk) * c, int steps, const VEC *A, VEC *states, int64_t count, NAME(rows) B,
+static inline __attribute__((always_inline)) void NAME(advance_all)(const int bounded, NAME(chunk) * c, int steps, const VEC *A, VEC *states, int64_t count, NAME(rows) B,
                               NAME(rows) C, const NAME(ahead) * ahead) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_FORWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
         switch (size) {
 #if STATES_FORWARD == 16
-            case 16: NAME(advance)(16, c, steps, A + n, states + n, b, e, ahead); break;
+            case 16: NAME(advance)(16, bounded, c, steps, A + n, states + n, b, e, ahead); break;
 #endif
-            case 8: NAME(advance)(8, c, steps, A + n, states + n, b, e, ahead); break;
-            case 4: NAME(advance)(4, c, steps, A + n, states + n, b, e, ahead); break;
-            case 2: NAME(advance)(2, c, steps, A + n, states + n, b, e, ahead); break;
-            default: NAME(advance)(1, c, steps, A + n, states + n, b, e, ahead);
+            case 8: NAME(advance)(8, bounded, c, steps, A + n, states + n, b, e, ahead); break;
+            case 4: NAME(advance)(4, bounded, c, steps, A + n, states + n, b, e, ahead); break;
+            case 2: NAME(advance)(2, bounded, c, steps, A + n, states + n, b, e, ahead); break;
+            default: NAME(advance)(1, bounded, c, steps, A + n, states + n, b, e, ahead);
         }
         n += size;
     }
@@ -47,6 +47,7 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
     NAME(ahead) ahead;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) states[n] = SET(0);
+    VEC steepest = NAME(steepest)(A, N);
     for (int64_t k = 0; k < chunks; k++) {
         int64_t t = k * CHUNK;
         int steps = a->length - t < CHUNK ? (int)(a->length - t) : CHUNK;
@@ -61,7 +62,10 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
         NAME(look_ahead)(&ahead, 3, &a->out, &p, next);
         NAME(prepare)(&c, a, &p, t, steps, bias, 0);
         NAME(rows) B = NAME(pack)(&a->B, &p, t, steps, N, packed_B), C = NAME(pack)(&a->C, &p, t, steps, N, packed_C);
-        NAME(advance_all)(&c, steps, A, states, N, B, C, &ahead);
+        if (NAME(is_bounded)(&c, steps, steepest))
+            NAME(advance_all)(1, &c, steps, A, states, N, B, C, &ahead);
+        else
+            NAME(advance_all)(0, &c, steps, A, states, N, B, C, &ahead);
         for (int i = 0; i < steps; i++) c.y[i] += skip * c.u[i];
         if (a->z.data) {
             VEC *z = c.u; /* u has served */

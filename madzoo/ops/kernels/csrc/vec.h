@@ -100,6 +100,38 @@ static inline VEC NAME(exp2_product)(VEC a, VEC b) {
 #endif
 }
 
+/* 2^(a b) where |a b| < BOUND, with fewer instructions: sixteenths by a table in a register, the rest, at most 1/32, by a
+ * polynomial that is exact at 0. The table holds 2^(j/16) less the j that the shift below adds to its mantissa. */
+#undef BOUND
+#define BOUND 120
+#if VECTOR_BYTES == 64 && !REAL_IS_DOUBLE
+static const INTEGER NAME(sixteenths)[16] = {
+    0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+    0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d,
+};
+
+static inline VEC NAME(exp2_bounded)(VEC a, VEC b) {
+    const VEC magic = SET(786432.0f); /* 1.5 * 2^19: adding it rounds to sixteenths and leaves them in the low bits */
+    VEC shifted = (VEC)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)magic);
+    VEC f = (VEC)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)(shifted - magic));
+    VEC q = SET(5.55041e-2f);
+    q = q * f + SET(0.2402265069f);
+    q = q * f + SET(0.6931471806f);
+    q = q * f + SET(1);
+    __m512i table = _mm512_loadu_si512(NAME(sixteenths)), steps = (__m512i)shifted;
+    __m512i power = _mm512_add_epi32(_mm512_permutexvar_epi32(steps, table), _mm512_slli_epi32(steps, 19));
+    return q * (VEC)power;
+}
+
+static inline int NAME(all_below)(VEC x, REAL bound) {
+    return _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(bound), _CMP_LT_OQ) == 0xffff;
+}
+#else
+static inline VEC NAME(exp2_bounded)(VEC a, VEC b) { return NAME(exp2_product)(a, b); }
+
+static inline int NAME(all_below)(VEC x, REAL bound) { return (void)x, (void)bound, 0; }
+#endif
+
 static inline VEC NAME(exp)(VEC x) { return NAME(exp2_product)(x, SET((REAL)1.4426950408889634074)); }
 
 /* log(1 + e) for e in [0, 1], as 2 artanh(e / (2 + e)): accurate relative to the result, however small e is. */
@@ -125,6 +157,9 @@ static inline VEC NAME(log1p_unit)(VEC e) {
 }
 
 static inline VEC NAME(absolute)(VEC x) { return NAME(select)((NAME(bits))(x < SET(0)), -x, x); }
+
+/* A NaN in a stays. */
+static inline VEC NAME(larger)(VEC a, VEC b) { return NAME(select)((NAME(bits))(a <= b), b, a); }
 
 /* log(1 + e^x), and its derivative where one is asked for; x itself above 20, where torch does so. */
 static inline __attribute__((always_inline)) VEC NAME(softplus)(VEC x, VEC *slope) {
