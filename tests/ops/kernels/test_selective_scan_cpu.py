@@ -205,6 +205,33 @@ def test_denormals_count_as_zero(isa):
     assert torch.tensor(1e-40) * 2 != 0
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("largest", [50.0, 82.0, 84.0, 200.0])
+def test_exponents_on_both_sides_of_the_quick_path(largest, isa):
+    """Chunks whose exponents stay below 120 binary digits, about 83 natural ones, take a quicker exponential."""
+    inputs = {name: x for name, x in make_inputs((1, 17, 40, 1, 4)).items() if name != "delta_bias"}
+    inputs["delta"] = torch.rand_like(inputs["delta"])
+    inputs["A"] = -torch.rand_like(inputs["A"]) * largest
+    inputs["delta"][:, :, 7], inputs["A"][:, 2] = 1.0, -largest
+    with instruction_set(isa):
+        found = selective_scan(**{name: x.float() for name, x in inputs.items()}, backend="cpu")
+    true = selective_scan(**inputs, backend="reference")
+    torch.testing.assert_close(found.double(), true, rtol=0, atol=5e-7 * float(true.abs().max()))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf])
+def test_a_strange_step_does_not_hide_a_huge_one_before_it(strange, isa):
+    inputs = {name: x.float() for name, x in make_inputs((1, 16, 12, 1, 4)).items() if name != "delta_bias"}
+    inputs["delta"] = torch.full_like(inputs["delta"], 0.1)
+    inputs["delta"][:, :, 3], inputs["delta"][:, :, 6] = 1e6, strange
+    with instruction_set(isa):
+        found = selective_scan(**inputs, backend="cpu")
+    true = selective_scan(**inputs, backend="reference")
+    torch.testing.assert_close(found[..., :6], true[..., :6], rtol=1e-5, atol=1e-5)
+    assert not found[..., 6:].isfinite().any()
+
+
 def test_a_nan_stays_where_time_carries_it():
     inputs = make_inputs((1, 17, 40, 1, 4))
     inputs["u"][0, 3, 20] = torch.nan

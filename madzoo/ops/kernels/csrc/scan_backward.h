@@ -10,13 +10,13 @@ typedef struct {
     VEC grad_y[CHUNK], grad_drive[CHUNK], grad_dt[CHUNK];
 } NAME(adjoint);
 
-/* One block of NB states over one chunk: forward again from the checkpoint, then back, with lambda = dL/dh.
+/* One block of NB states over one chunk: forward again from the checkpoint, then back, with lambda = dL/dh. The output
+ * itself is computed again only for a gate, whose gradient needs it.
  * grad_A gathers dL/dA; the gradients of B and C are summed over the lanes into their rows. */
-static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps,
-                                                                const VEC *A, const REAL *kept, VEC *lambdas,
-                                                                VEC *grad_A, NAME(rows) B, NAME(rows) C, REAL *grad_B,
-                                                                REAL *grad_C, int64_t grad_stride,
-                                                                const NAME(ahead) * inputs, const NAME(ahead) * outputs) {
+static inline __attribute__((always_inline)) void NAME(retreat)(
+    const int NB, const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A,
+    const REAL *kept, VEC *lambdas, VEC *grad_A, NAME(rows) B, NAME(rows) C, REAL *grad_B, REAL *grad_C,
+    int64_t grad_stride, const NAME(ahead) * inputs, const NAME(ahead) * outputs) {
     VEC h[CHUNK + 1][STATES_BACKWARD], decay[CHUNK][STATES_BACKWARD], now[STATES_BACKWARD];
 #pragma GCC unroll 16
     for (int n = 0; n < NB; n++) h[0][n] = now[n] = LOAD(kept + n * KEPT_LANES);
@@ -65,15 +65,16 @@ static inline __attribute__((always_inline)) void NAME(retreat)(const int NB, co
     for (int n = 0; n < NB; n++) lambdas[n] = lambda[n], grad_A[n] = sum_A[n];
 }
 
-static inline __attribute__((always_inline)) void NAME(retreat_all)(const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
-                              VEC *lambdas, VEC *grad_A, int64_t count, NAME(rows) B, NAME(rows) C, REAL *grad_B,
-                              REAL *grad_C, int64_t stride, const NAME(ahead) * inputs, NAME(ahead) * outputs) {
+static inline __attribute__((always_inline)) void NAME(retreat_all)(
+    const int bounded, const int gated, NAME(chunk) * c, NAME(adjoint) * g, int steps, const VEC *A, const REAL *kept,
+    VEC *lambdas, VEC *grad_A, int64_t count, NAME(rows) B, NAME(rows) C, REAL *grad_B, REAL *grad_C, int64_t stride,
+    const NAME(ahead) * inputs, NAME(ahead) * outputs) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_BACKWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
 #define RETREAT(NB)                                                                                                      \
-    NAME(retreat)(NB, bounded, gated, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e, grad_B + n, grad_C + n, \
-                  stride, inputs, outputs)
+    NAME(retreat)(NB, bounded, gated, c, g, steps, A + n, kept + n * KEPT_LANES, lambdas + n, grad_A + n, b, e,          \
+                  grad_B + n, grad_C + n, stride, inputs, outputs)
         switch (size) {
 #if STATES_BACKWARD >= 8
             case 8: RETREAT(8); break;
@@ -104,7 +105,7 @@ static void NAME(unscan_tile)(const madzoo_selective_scan_args *a, NAME(place) p
     const REAL ln2 = (REAL)0.69314718055994530942;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) lambdas[n] = grad_A[n] = SET(0);
-    VEC steepest = NAME(steepest)(A, N);
+    VEC steepest = NAME(largest)(A, N);
     int64_t corner = (p.batch * a->channels + p.channel) * N;
     if (a->grad_last_state) NAME(load_states)(lambdas, (const REAL *)a->grad_last_state + corner, N, p.lanes, 1);
     REAL *grad_B = (REAL *)a->grad_B.data + slice * a->slice_stride + p.batch * a->grad_B.batch + p.group * a->grad_B.group;

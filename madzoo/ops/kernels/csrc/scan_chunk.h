@@ -125,17 +125,20 @@ static inline __attribute__((always_inline)) void NAME(prepare)(NAME(chunk) * c,
     }
 }
 
-/* The steepest of a tile's states, |A| per channel, and whether no exponent of a chunk reaches BOUND. */
-static inline VEC NAME(steepest)(const VEC *A, int64_t states) {
-    VEC most = SET(0);
-    for (int64_t n = 0; n < states; n++) most = NAME(larger)(NAME(absolute)(A[n]), most);
-    return most;
+/* The largest |x| in each lane; no number where one of them is infinite or none itself. */
+static inline VEC NAME(largest)(const VEC *x, int64_t count) {
+    VEC most = SET(0), none = SET(0);
+    for (int64_t i = 0; i < count; i++) {
+        VEC size = NAME(absolute)(x[i]);
+        most = NAME(select)((NAME(bits))(size > most), size, most);
+        none += x[i] * SET(0);
+    }
+    return most + none;
 }
 
+/* Whether no exponent of a chunk reaches BOUND; steepest is the largest |A| of each channel. */
 static inline int NAME(is_bounded)(const NAME(chunk) * c, int steps, VEC steepest) {
-    VEC most = SET(0);
-    for (int i = 0; i < steps; i++) most = NAME(larger)(NAME(absolute)(c->dt[i]), most);
-    return NAME(all_below)(most * steepest, BOUND);
+    return NAME(all_below)(NAME(largest)(c->dt, steps) * steepest, BOUND);
 }
 
 /* Takes the largest block of states that is left, `most` at most, and returns its size. */

@@ -1,6 +1,7 @@
 /* The selective scan forward: recurrence, output, skip and gate of a tile in one pass. Included after scan_chunk.h. */
 
-static inline __attribute__((always_inline)) void NAME(advance)(const int NB, const int bounded, NAME(chunk) * c, int steps, const VEC *A,
+static inline __attribute__((always_inline)) void NAME(advance)(const int NB, const int bounded,
+                                                                NAME(chunk) * c, int steps, const VEC *A,
                                                                 VEC *states, NAME(rows) B, NAME(rows) C,
                                                                 const NAME(ahead) * ahead) {
     VEC h[STATES_FORWARD];
@@ -11,7 +12,8 @@ static inline __attribute__((always_inline)) void NAME(advance)(const int NB, co
         VEC dt = c->dt[i], drive = c->drive[i], y[4] = {c->y[i], SET(0), SET(0), SET(0)};
 #pragma GCC unroll 16
         for (int n = 0; n < NB; n++) {
-            h[n] = h[n] * (bounded ? NAME(exp2_bounded)(dt, A[n]) : NAME(exp2_product)(dt, A[n])) + drive * B.data[n];
+            VEC decay = bounded ? NAME(exp2_bounded)(dt, A[n]) : NAME(exp2_product)(dt, A[n]);
+            h[n] = h[n] * decay + drive * B.data[n];
             y[n % 4] += h[n] * C.data[n];
         }
         c->y[i] = (y[0] + y[1]) + (y[2] + y[3]);
@@ -20,8 +22,10 @@ static inline __attribute__((always_inline)) void NAME(advance)(const int NB, co
     for (int n = 0; n < NB; n++) states[n] = h[n];
 }
 
-static inline __attribute__((always_inline)) void NAME(advance_all)(const int bounded, NAME(chunk) * c, int steps, const VEC *A, VEC *states, int64_t count, NAME(rows) B,
-                              NAME(rows) C, const NAME(ahead) * ahead) {
+static inline __attribute__((always_inline)) void NAME(advance_all)(const int bounded, NAME(chunk) * c,
+                                                                    int steps, const VEC *A, VEC *states,
+                                                                    int64_t count, NAME(rows) B, NAME(rows) C,
+                                                                    const NAME(ahead) * ahead) {
     for (int64_t n = 0; n < count;) {
         int size = NAME(block_of)(count - n, STATES_FORWARD);
         NAME(rows) b = {B.data + n, B.stride}, e = {C.data + n, C.stride};
@@ -47,7 +51,7 @@ static void NAME(scan_tile)(const madzoo_selective_scan_args *a, NAME(place) p, 
     NAME(ahead) ahead;
     NAME(load_states)(A, (const REAL *)a->A + p.channel * N, N, p.lanes, (REAL)1.4426950408889634074);
     for (int64_t n = 0; n < N; n++) states[n] = SET(0);
-    VEC steepest = NAME(steepest)(A, N);
+    VEC steepest = NAME(largest)(A, N);
     for (int64_t k = 0; k < chunks; k++) {
         int64_t t = k * CHUNK;
         int steps = a->length - t < CHUNK ? (int)(a->length - t) : CHUNK;

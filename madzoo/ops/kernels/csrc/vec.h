@@ -158,9 +158,6 @@ static inline VEC NAME(log1p_unit)(VEC e) {
 
 static inline VEC NAME(absolute)(VEC x) { return NAME(select)((NAME(bits))(x < SET(0)), -x, x); }
 
-/* A NaN in a stays. */
-static inline VEC NAME(larger)(VEC a, VEC b) { return NAME(select)((NAME(bits))(a <= b), b, a); }
-
 /* log(1 + e^x), and its derivative where one is asked for; x itself above 20, where torch does so. */
 static inline __attribute__((always_inline)) VEC NAME(softplus)(VEC x, VEC *slope) {
     VEC e = NAME(exp)(-NAME(absolute)(x));
