@@ -41,7 +41,9 @@ def read_parts(
     if files := sorted(path.glob("*.parquet")):
         train, held_out, rest = (_begin(files, words) for words in (TRAIN, VALIDATION, TEST))
         rest = [file for file in files if file not in [*train, *held_out, *rest]]
-        first = _read_tables(train or rest or files, columns, None)
+        if not (train or rest):
+            raise DataError("there is no training part.", asked=path, looked=", ".join(file.name for file in files))
+        first = _read_tables(train or rest, columns, None)
         return first, _read_tables(held_out, columns, first) if held_out else None
     if image_column or label_column:
         raise DataError("a folder of pictures has no columns.", asked=f"columns {columns}", looked=path)

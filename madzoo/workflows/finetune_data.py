@@ -99,7 +99,7 @@ def _from_catalog(name: str, form: PictureFormat, data_dir: Path | str | None) -
 
 def _check_exists(data: Path | str) -> None:
     if not Path(data).exists():
-        guess = nearest(str(data), DATASETS)
+        guess = nearest(str(data), [name for name, spec in DATASETS.items() if spec.channels])
         raise DataError(
             "there are no such data.",
             asked=data,

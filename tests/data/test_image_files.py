@@ -129,6 +129,14 @@ def test_parquet_parts_and_columns(tmp_path):
         read_parts(tmp_path, label_column="kind")
 
 
+def test_a_test_part_is_never_trained_on(tmp_path):
+    table(tmp_path / "test-00000-of-00001.parquet", ["a", "b"])
+    with pytest.raises(DataError, match="no training part"):
+        read_parts(tmp_path)
+    table(tmp_path / "more.parquet", ["c", "d"])
+    assert read_parts(tmp_path)[0].class_names == ("c", "d")
+
+
 def test_held_out_numbers_mean_what_they_mean_in_training(tmp_path):
     table(tmp_path / "train.parquet", [3, 5, 9])
     table(tmp_path / "val.parquet", [9, 3])
