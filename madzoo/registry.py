@@ -100,6 +100,7 @@ class ModelSpec:
         build: ``config -> nn.Module`` with random weights.
         paper: arXiv id, or None for an architecture of this project.
         weights: tag -> :class:`PretrainedCfg`; the first is the default tag.
+        inputs: how inputs are prepared, where no weights were published that would say so.
         remap_keys: turns the state dict of the original authors' file into ours.
         adapt_weights: ``(state, source config, target config) -> state`` for num_classes, in_chans, img_size or
             prediction_length; entries it drops are left at their random initialisation.
@@ -113,6 +114,7 @@ class ModelSpec:
     build: Callable[[Any], nn.Module]
     paper: str | None = None
     weights: Mapping[str, PretrainedCfg] = field(default_factory=dict)
+    inputs: PretrainedCfg | None = None
     remap_keys: Callable[[StateDict], StateDict] | None = None
     adapt_weights: Callable[[StateDict, Any, Any], StateDict] | None = None
     tag: str | None = None
@@ -135,7 +137,7 @@ class ModelSpec:
     @property
     def preparation(self) -> PretrainedCfg:
         """How inputs of the weights it would load are prepared, and nothing about these weights."""
-        cfg = self.weights.get(self.tag or self.default_tag or "", PretrainedCfg())
+        cfg = self.weights.get(self.tag or self.default_tag or "", self.inputs or PretrainedCfg())
         kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "class_names")
         return PretrainedCfg(**{name: getattr(cfg, name) for name in kept})
 

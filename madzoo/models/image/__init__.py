@@ -1,5 +1,5 @@
 """Image families."""
 
-from madzoo.models.image import mambavision, plainmamba, s4, vim, vmamba, weft
+from madzoo.models.image import mambavision, plainmamba, s4, s4nd, s4nd_convnext, vim, vmamba, weft
 
-__all__ = ["mambavision", "plainmamba", "s4", "vim", "vmamba", "weft"]
+__all__ = ["mambavision", "plainmamba", "s4", "s4nd", "s4nd_convnext", "vim", "vmamba", "weft"]

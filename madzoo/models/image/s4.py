@@ -21,7 +21,7 @@ from madzoo.layers.s4 import S4Block
 from madzoo.layers.s4d import S4D
 from madzoo.models.image.protocol import ImageClassifier, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
-from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
+from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
 __all__ = ["S4Classifier", "S4Config"]
 
@@ -234,21 +234,28 @@ _ABLATION = dataclasses.replace(_BASE, depth=4, embed_dim=128, n_ssm=1, final_ac
 _LRA = dataclasses.replace(_BASE, in_chans=1, n_ssm=1, norm_layer="batchnorm")
 S4_PAPER, S4D_PAPER, HTTYH = "2111.00396", "2206.11893", "2206.12037"
 
+CIFAR = PretrainedCfg(input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261))
+EXAMPLE = dataclasses.replace(CIFAR, std=(0.2023, 0.1994, 0.201))
+GREY_CIFAR = PretrainedCfg(input_size=(1, 32, 32), mean=(122.6 / 255,), std=(61 / 255,))
+PATHFINDER = PretrainedCfg(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
+
+# No weights of these networks were published.
 _VARIANTS = {
-    "s4_base_32": (_BASE, S4_PAPER),
-    "s4_micro_32": (_ABLATION, S4D_PAPER),
-    "s4_lra_image_32": (_LRA, HTTYH),
+    "s4_base_32": (_BASE, S4_PAPER, CIFAR),
+    "s4_micro_32": (_ABLATION, S4D_PAPER, CIFAR),
+    "s4_lra_image_32": (_LRA, HTTYH, GREY_CIFAR),
     "s4_lra_pathfinder_32": (
         dataclasses.replace(_LRA, num_classes=2, embed_dim=256, n_ssm=None, prenorm=True),
         HTTYH,
+        PATHFINDER,
     ),
-    "s4d_micro_32": (dataclasses.replace(_BASE, depth=4, embed_dim=128, layer="s4d", l_max=None), S4D_PAPER),
-    "s4d_legs_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-legs"), S4D_PAPER),
-    "s4d_inv_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-inv"), S4D_PAPER),
-    "s4d_lin_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-lin"), S4D_PAPER),
+    "s4d_micro_32": (dataclasses.replace(_BASE, depth=4, embed_dim=128, layer="s4d", l_max=None), S4D_PAPER, EXAMPLE),
+    "s4d_legs_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-legs"), S4D_PAPER, CIFAR),
+    "s4d_inv_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-inv"), S4D_PAPER, CIFAR),
+    "s4d_lin_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-lin"), S4D_PAPER, CIFAR),
 }
 
-for _name, (_config, _paper) in _VARIANTS.items():
+for _name, (_config, _paper, _inputs) in _VARIANTS.items():
     register_model(
         ModelSpec(
             name=_name,
@@ -257,6 +264,7 @@ for _name, (_config, _paper) in _VARIANTS.items():
             config=_config,
             build=S4Classifier,
             paper=_paper,
+            inputs=_inputs,
             remap_keys=remap_keys,
             adapt_weights=adapt_weights,
         )
