@@ -13,7 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DATA", "LIMITS", "filled_state", "load_case", "relative_error", "rule_input", "rule_noise", "weighted_sum"]
+from madzoo.factory import create_model
+
+__all__ = [
+    "DATA",
+    "LIMITS",
+    "filled_state",
+    "load_case",
+    "load_published",
+    "relative_error",
+    "rule_input",
+    "rule_noise",
+    "weighted_sum",
+]
 
 DATA = Path(__file__).parent / "data" / "parity"
 
@@ -48,6 +60,20 @@ def filled_state(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     np.testing.assert_allclose([values.sum(), (values**2).sum()], [recorded["sum"], recorded["sumsq"]], rtol=1e-12)
     tensors = {key: torch.from_numpy(np.asarray(value)) for key, value in state.items()}
     return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
+
+
+def load_published(
+    name: str, case: dict[str, Any], dtype: torch.dtype, folder: Path, *, key: str = "model"
+) -> nn.Module:
+    """Loads the weights of a case through the door that a user takes, from a file as authors store it."""
+    before, path = torch.get_default_dtype(), folder / "authors.pth"
+    torch.save({"model": filled_state(case, dtype), "epoch": 299}, path)
+    torch.set_default_dtype(dtype)
+    try:
+        return create_model(name, checkpoint_path=path).eval()
+    finally:
+        torch.set_default_dtype(before)
+        path.unlink()
 
 
 def relative_error(ours: Tensor, reference: np.ndarray) -> float:

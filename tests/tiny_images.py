@@ -8,12 +8,14 @@ PYRAMID = {"img_size": 64, "depths": (1, 1, 2, 1), "embed_dim": 8, "num_classes"
 V0 = {"forward_type": "v0", "d_state": 4, "expand": 2.0, "conv_bias": True, "mlp_ratio": 0.0}
 M2 = {"forward_type": "m0_noz", "d_state": 8, "act_layer": "gelu", "initialize": "v2"}
 WEFT = {"img_size": 64, "embed_dim": 16, "d_state": 4, "dt_rank": 2, "num_classes": 5}
+PIXELS = {"img_size": 64, "depth": 3, "embed_dim": 8, "d_state": 4, "num_classes": 5}
 TINY = {
     "vim": (
         "vim_nano_patch4_32",
         {"img_size": 64, "patch_size": 16, "stride": 16, "depth": 3, "embed_dim": 16, "d_state": 4, "num_classes": 5},
     ),
     "vmamba": ("vmamba_tiny_s1l8_224", PYRAMID),
+    "vmamba_plain": ("vmamba_tiny_s1l8_224", {**PYRAMID, "forward_type": "v05", "downsample": "v2"}),
     "vmamba_v0": ("vmamba_v0_tiny_224", {**PYRAMID, **V0, "patch_embed": "v1", "downsample": "v1"}),
     "vmamba_m2": ("vmamba_tiny_m2_224", {**PYRAMID, **M2}),
     "mambavision": (
@@ -24,8 +26,21 @@ TINY = {
         "plainmamba_l1_224",
         {"img_size": 64, "patch_size": 16, "depth": 3, "embed_dim": 16, "d_state": 4, "d_conv": 3, "num_classes": 5},
     ),
+    "s4": ("s4_base_32", {**PIXELS, "n_ssm": 1, "l_max": 8192}),
+    "s4_prenorm": ("s4_base_32", {**PIXELS, "n_ssm": 1, "l_max": 8192, "prenorm": True, "norm_layer": "batchnorm"}),
+    "s4d": ("s4d_micro_32", PIXELS),
+    "s4nd": ("s4nd_iso_base_32", {**PIXELS, "l_max": 128}),
+    "s4nd_vit": (
+        "s4nd_vit_base_patch16_224",
+        {**PIXELS, "l_max": 512, "patch_size": 16, "mlp_ratio": 2.0, "channels": 2},
+    ),
+    "s4nd_convnext": (
+        "s4nd_convnext_micro_128",
+        {"img_size": 64, "patch_size": 4, "depths": (1, 1, 2), "widths": (6, 8, 10), "stem_width": 3, "d_state": 4}
+        | {"stem_l_max": 4, "layer_scale": 0.5, "num_classes": 5},
+    ),
     "weft": ("weft_micro_patch4_32", {**WEFT, "stem_blocks": (), "patch_size": 8, "depth": 3}),
-    "weft_deep": ("weft_micro_patch4_32", {**WEFT, "stem_blocks": (0, 1, 1)}),
+    "weft_deep": ("weft_micro_patch4_32", {**WEFT, "depth": 3, "stem_blocks": (0, 1, 1)}),
 }
 
 

@@ -139,5 +139,5 @@ def test_transform_brings_any_picture_to_size_and_channels():
 def test_transform_says_what_is_missing():
     with pytest.raises(ConfigError, match="lacks input_size, mean, std"):
         create_transform(torch.nn.Identity())
-    with pytest.raises(ConfigError, match="1 or 3"):
-        create_transform(Named(input_size=(4, 8, 8), mean=(0.0,) * 4, std=(1.0,) * 4))
+    with pytest.raises(ConfigError, match="no picture has 5 channels"):
+        create_transform(Named(input_size=(5, 8, 8), mean=(0.0,) * 5, std=(1.0,) * 5))

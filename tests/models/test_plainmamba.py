@@ -8,7 +8,7 @@ from parity import LIMITS, filled_state, load_case, relative_error, rule_input, 
 from symmetry_check import assert_symmetries_hold
 from torch.nn import functional as F
 
-from madzoo.errors import CheckpointError, ConfigError, ShapeError
+from madzoo.errors import ConfigError, ShapeError
 from madzoo.factory import create_model
 from madzoo.models.image.plainmamba import PlainMamba, PlainMambaConfig, adapt_weights, remap_keys
 from madzoo.registry import find_spec, list_specs
@@ -150,13 +150,6 @@ def test_the_file_of_the_authors_loads(form, tmp_path):
     assert torch.equal(loaded(images(32)), model(images(32)))
 
 
-def test_a_file_with_other_keys_is_refused(tmp_path):
-    model, path = small(), tmp_path / "other.pth"
-    torch.save(model.state_dict() | {"cls_token": torch.zeros(1, 1, 8)}, path)
-    with pytest.raises(CheckpointError, match="not those of"):
-        create_model(NAME, checkpoint_path=path, **options_of(model))
-
-
 def test_initial_values_are_the_published_ones():
     model = small(num_classes=300, embed_dim=64)
     mixer = model.layers[1].mamba
@@ -205,116 +198,6 @@ def test_an_image_that_does_not_fit_is_refused():
     for wrong in (images(32, channels=1), torch.randn(3, 32, 32), torch.randn(1, 3, 0, 32)):
         with pytest.raises(ShapeError, match="3, H, W"):
             small()(wrong)
-
-
-@pytest.mark.parametrize(("in_chans", "copied"), [(4, [0, 1, 2, 0]), (2, [0, 1])])
-def test_stem_repeats_for_other_channels(in_chans, copied):
-    model, target = small(), dataclasses.replace(SMALL, in_chans=in_chans)
-    adapted = PlainMamba(target).eval()
-    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
-    expected = model.patch_embed.stem[0].weight[:, copied] * (3 / in_chans)
-    torch.testing.assert_close(adapted.patch_embed.stem[0].weight, expected)
-
-
-def test_stem_sums_for_grey_images():
-    model, target = small(), dataclasses.replace(SMALL, in_chans=1)
-    adapted, grey = PlainMamba(target).eval(), images(32, channels=1)
-    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
-    torch.testing.assert_close(adapted(grey), model(grey.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("num_classes", [0, 7])
-def test_a_head_for_other_classes_is_left_out(num_classes):
-    state = adapt_weights(small().state_dict(), SMALL, dataclasses.replace(SMALL, num_classes=num_classes))
-    assert set(small().state_dict()) - set(state) == {"head.weight", "head.bias"}
-
-
-@EVERY_FORM
-def test_the_protocol_of_timm(form):
-    model, x = small(form), images(32)
-    assert model.task == "image-classification" and model.pretrained_cfg is None
-    assert model.get_classifier() is model.head
-    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x)))
-    model.reset_classifier(7)
-    assert model(x).shape == (2, 7)
-    assert model.num_classes == model.config.num_classes == 7
-    model.reset_classifier(0)
-    assert model(x).shape == (2, model.num_features)
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
-    model.reset_classifier(3, "")
-    assert model(x).shape == (2, 4, 4, 3)
-    assert model.config.global_pool == ""
-    assert small(form, num_classes=0)(x).shape == (2, 16)
-
-
-@EVERY_FORM
-def test_every_parameter_learns(form):
-    model = small(form).train()
-    model(images(32)).square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
-
-
-def test_weight_decay_and_layer_groups_name_real_parameters():
-    model, names = small(), {name for name, _ in small().named_parameters()}
-    assert model.no_weight_decay() <= names
-    assert {"pos_embed", "layers.2.mamba.direction_Bs"} < model.no_weight_decay()
-    assert set(model.group_matcher()) == set(model.group_matcher(coarse=True)) == {"stem", "blocks"}
-
-
-def test_intermediates():
-    model, x = small(), images(32, 48)
-    final, features = model.forward_intermediates(x)
-    assert [f.shape for f in features] == [(2, 16, 4, 6)] * 3
-    assert [(info["num_chs"], info["reduction"]) for info in model.feature_info] == [(16, 8)] * 3
-    torch.testing.assert_close(final, model.forward_features(x))
-    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NHWC", intermediates_only=True)
-    torch.testing.assert_close(last, final)
-    early = model.forward_intermediates(x, indices=[0, -2], stop_early=True, intermediates_only=True)
-    torch.testing.assert_close(early, features[:2])
-    for wrong in ({"indices": [3]}, {"indices": 4}, {"indices": 0}, {"output_fmt": "BHWC"}):
-        with pytest.raises(ConfigError):
-            model.forward_intermediates(x, **wrong)
-
-
-def test_checkpointing_changes_no_gradient_and_no_statistic():
-    x, gradients, buffers = images(32), [], []
-    for enable in (False, True):
-        model = small().train()
-        model.set_grad_checkpointing(enable)
-        model(x).square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-        buffers.append(dict(model.named_buffers()))
-    torch.testing.assert_close(*gradients)
-    torch.testing.assert_close(*buffers, rtol=0, atol=0)
-
-
-def test_drop_rates_act_in_training_only():
-    model, x = small("l2", drop_rate=0.3, drop_path_rate=0.5), images(32)
-    assert torch.equal(model(x), model(x))
-    assert [layer.drop_path.p for layer in model.layers] == pytest.approx([0, 0.25, 0.5])
-    model.train()
-    assert not torch.equal(model(x), model(x))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_an_exported_program_answers_as_the_model():
-    model, x = small(depth=1), images(16)
-    with torch.no_grad():
-        program = torch.export.export(model, (x,))
-        torch.testing.assert_close(program.module()(x), model(x), rtol=0, atol=1e-6)
-
-
-def test_samples_do_not_meet():
-    model, x = small().double(), images(32, dtype=torch.float64)
-    alone = torch.func.vmap(lambda image: model(image.unsqueeze(0)).squeeze(0))(x)
-    torch.testing.assert_close(alone, model(x))
-    torch.testing.assert_close(model(x[1:]), model(x)[1:])
-
-
-def test_half_precision_is_finite():
-    with torch.autocast("cpu", torch.bfloat16):
-        assert small()(images(32)).isfinite().all()
-    assert small().to(torch.bfloat16)(images(40, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @EVERY_FORM

@@ -4,16 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import LIMITS, load_case, load_published, relative_error, rule_input, weighted_sum
 from symmetry_check import assert_symmetries_hold
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
-from madzoo.models.image.vim import Vim, VimConfig, adapt_weights, remap_keys
+from madzoo.models.image.vim import Vim, VimConfig, adapt_weights
 from madzoo.registry import find_spec, list_specs
 
 CASE, REFERENCE = load_case("vim_tiny_patch16_224")
-DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 SMALL = VimConfig(img_size=16, patch_size=4, stride=4, num_classes=5, depth=3, embed_dim=32, d_state=4)
 PUBLISHED_COUNTS = {
     "vim_tiny_patch16_224": 7148008,
@@ -29,10 +28,9 @@ def small(**changes):
     return Vim(dataclasses.replace(SMALL, **changes)).eval()
 
 
-def published(dtype):
-    model = Vim(VimConfig()).to(dtype).eval()
-    model.load_state_dict(remap_keys(filled_state(CASE, dtype)), strict=True)
-    return model
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
+def published(request, tmp_path_factory):
+    return load_published("vim_tiny_patch16_224", CASE, request.param, tmp_path_factory.mktemp("authors"))
 
 
 def images(height, width=None, *, channels=3, dtype=torch.float32):
@@ -56,16 +54,20 @@ def test_the_family_is_registered():
     assert set(list_specs("vim_*")) == {*PUBLISHED_COUNTS, "vim_nano_patch4_32", "vim_micro_patch4_32"}
 
 
-@DTYPES
-def test_published_outputs_and_taps(dtype):
-    model, described, taps = published(dtype), CASE["taps"]["a"], {}
-    for name in described:
-        # The published block returns (mixer output, residual); its first part is ours of the mixer.
-        module = model.get_submodule(f"{name}.mixer" if name.count(".") == 1 else name)
-        module.register_forward_hook(lambda _module, _args, y, name=name: taps.update({name: y}))
+def test_published_outputs_and_taps(published):
+    dtype, described, taps = published.pos_embed.dtype, CASE["taps"]["a"], {}
+    # The published block returns (mixer output, residual); its first part is ours of the mixer.
+    hooks = [
+        published.get_submodule(f"{name}.mixer" if name.count(".") == 1 else name).register_forward_hook(
+            lambda _module, _args, y, name=name: taps.update({name: y})
+        )
+        for name in described
+    ]
     with torch.no_grad():
-        tokens = model.forward_features(rule_input(101, (2, 3, 224, 224), dtype))
-        features, logits = model.forward_head(tokens, pre_logits=True), model.forward_head(tokens)
+        tokens = published.forward_features(rule_input(101, (2, 3, 224, 224), dtype))
+        features, logits = published.forward_head(tokens, pre_logits=True), published.forward_head(tokens)
+    for hook in hooks:
+        hook.remove()
     assert logits.dtype == dtype
     assert relative_error(logits, REFERENCE["a.logits.float64"]) < LIMITS[dtype]
     assert relative_error(features, REFERENCE["a.features.float64"]) < LIMITS[dtype]
@@ -75,8 +77,9 @@ def test_published_outputs_and_taps(dtype):
         assert relative_error(values, REFERENCE[f"a.tap.{name}"]) < LIMITS[dtype]
 
 
-def test_published_gradients():
-    model, grad = published(torch.float64), CASE["grad"]
+@pytest.mark.parametrize("published", [torch.float64], indirect=True, ids=str)
+def test_published_gradients(published):
+    model, grad = published, CASE["grad"]
     x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
     loss = weighted_sum(model, x, grad["input"]["seed"])
     loss.backward()
@@ -157,87 +160,6 @@ def test_an_image_that_the_patches_do_not_tile_is_refused():
         small()(images(16, channels=1))
 
 
-@pytest.mark.parametrize(("in_chans", "copied"), [(4, [0, 1, 2, 0]), (6, [0, 1, 2, 0, 1, 2]), (2, [0, 1])])
-def test_stem_repeats_for_other_channels(in_chans, copied):
-    model, target = small(), dataclasses.replace(SMALL, in_chans=in_chans)
-    adapted = Vim(target).eval()
-    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
-    expected = model.patch_embed.proj.weight[:, copied] * (3 / in_chans)
-    torch.testing.assert_close(adapted.patch_embed.proj.weight, expected)
-
-
-def test_stem_sums_for_grey_images():
-    model, target = small(), dataclasses.replace(SMALL, in_chans=1)
-    adapted, grey = Vim(target).eval(), images(16, channels=1)
-    adapted.load_state_dict(adapt_weights(model.state_dict(), SMALL, target), strict=True)
-    torch.testing.assert_close(adapted(grey), model(grey.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("num_classes", [0, 7])
-def test_a_head_for_other_classes_is_left_out(num_classes):
-    state = adapt_weights(small().state_dict(), SMALL, dataclasses.replace(SMALL, num_classes=num_classes))
-    assert set(small().state_dict()) - set(state) == {"head.weight", "head.bias"}
-
-
-def test_the_protocol_of_timm():
-    model, x = small(), images(16)
-    assert model.task == "image-classification"
-    assert model.config == SMALL
-    assert model.pretrained_cfg is None
-    assert model.get_classifier() is model.head
-    torch.testing.assert_close(model(x), model.forward_head(model.forward_features(x)))
-    model.reset_classifier(7, global_pool="avg")
-    assert model(x).shape == (2, 7)
-    assert (model.num_classes, model.config.num_classes, model.config.global_pool) == (7, 7, "avg")
-    patches = torch.cat([model.forward_features(x)[:, :8], model.forward_features(x)[:, 9:]], 1)
-    torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True), patches.mean(1))
-    model.reset_classifier(0)
-    assert model(x).shape == (2, model.num_features)
-    assert isinstance(model.get_classifier(), torch.nn.Identity)
-    model.reset_classifier(3, "")
-    assert model(x).shape == (2, 17, 3)
-    assert small(num_classes=0)(x).shape == (2, 32)
-
-
-def test_weight_decay_and_layer_groups_name_real_parameters():
-    model, names = small(), {name for name, _ in small().named_parameters()}
-    assert model.no_weight_decay() <= names
-    assert set(model.group_matcher()) == set(model.group_matcher(coarse=True)) == {"stem", "blocks"}
-
-
-def test_intermediates():
-    model, x = small(), images(16, 24)
-    final, features = model.forward_intermediates(x)
-    assert [f.shape for f in features] == [(2, 32, 4, 6)] * 3
-    assert [info["num_chs"] for info in model.feature_info] == [32] * 3
-    torch.testing.assert_close(final, model.forward_features(x))
-    (last,) = model.forward_intermediates(x, indices=1, norm=True, output_fmt="NLC", intermediates_only=True)
-    torch.testing.assert_close(last, torch.cat([final[:, :12], final[:, 13:]], 1))
-    early = model.forward_intermediates(x, indices=[0], stop_early=True, intermediates_only=True)
-    torch.testing.assert_close(early[0], features[0])
-    for wrong in ({"indices": [3]}, {"indices": 4}, {"output_fmt": "NCL"}):
-        with pytest.raises(ConfigError):
-            model.forward_intermediates(x, **wrong)
-
-
-def test_checkpointing_changes_no_gradient():
-    x, gradients = images(16), []
-    for enable in (False, True):
-        model = small().train()
-        model.set_grad_checkpointing(enable)
-        model(x).square().sum().backward()
-        gradients.append([p.grad for p in model.parameters()])
-    torch.testing.assert_close(*gradients)
-
-
-def test_drop_rates_act_in_training_only():
-    model, x = small(drop_rate=0.3, drop_path_rate=0.5), images(16)
-    assert torch.equal(model(x), model(x))
-    assert [layer.drop_path.p for layer in model.layers] == pytest.approx([0, 0.25, 0.5])
-    model.train()
-    assert not torch.equal(model(x), model(x))
-
-
 def test_the_residual_stream_stays_wide_in_half_precision():
     model, seen = small().to(torch.bfloat16), []
     model.layers[1].register_forward_hook(lambda _module, args, y: seen.extend([args[0].dtype, y.dtype]))
@@ -259,3 +181,12 @@ def test_values_that_make_no_model_are_told():
             dataclasses.replace(SMALL, **wrong)
     with pytest.raises(ConfigError, match="avg"):
         small().reset_classifier(3, global_pool="averaged")
+
+
+def test_the_pools():
+    model, x = small(), images(16)
+    tokens = model.forward_features(x)
+    assert torch.equal(model.forward_head(tokens, pre_logits=True), tokens[:, 8])
+    model.reset_classifier(7, global_pool="avg")
+    patches = torch.cat([tokens[:, :8], tokens[:, 9:]], 1)
+    torch.testing.assert_close(model.forward_head(tokens, pre_logits=True), patches.mean(1))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ShapeError
 from madzoo.factory import create_model
 from madzoo.models.image.weft import ResidualConvolutions, Weft, WeftConfig
 from madzoo.registry import find_spec
@@ -20,33 +20,6 @@ def model():
 @pytest.mark.parametrize("size", [(32, 32), (28, 40), (5, 9)])
 def test_any_size_works_at_call_time(model, size):
     assert model(torch.randn(2, 3, *size)).shape == (2, 10)
-
-
-def test_features_and_head_make_the_forward(model):
-    x = torch.randn(2, 3, 32, 32)
-    features = model.forward_features(x)
-    assert features.shape == (2, 8, 8, 16)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
-
-
-def test_every_parameter_receives_a_gradient(model):
-    model.train()(torch.randn(4, 3, 16, 16)).square().sum().backward()
-    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # A bias before batch statistics would be idle; the stem has none.
-    assert idle == []
-
-
-def test_recomputing_blocks_changes_nothing(model):
-    x = torch.randn(2, 3, 16, 16)
-    gradients = []
-    for enable in (False, True):
-        model.train().set_grad_checkpointing(enable)
-        model.zero_grad()
-        model(x).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(plain, recomputed)
 
 
 def test_rows_and_columns_take_turns(model):
@@ -78,15 +51,6 @@ def test_double_precision_throughout(model):
     assert model.double()(torch.randn(1, 3, 16, 16, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_reset_classifier(model):
-    model.reset_classifier(3)
-    assert model(torch.randn(1, 3, 16, 16)).shape == (1, 3)
-    model.reset_classifier(0)
-    assert model(torch.randn(1, 3, 16, 16)).shape == (1, 16)
-    with pytest.raises(ConfigError, match="max"):
-        model.reset_classifier(3, global_pool="max")
-
-
 def test_wrong_input_is_named(model):
     with pytest.raises(ShapeError, match="batch of images"):
         model(torch.randn(1, 1, 32, 32))
@@ -102,11 +66,6 @@ def test_micro_models_stay_small(name, parameters):
     model = create_model(name)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model.config == find_spec(name).config
-
-
-def test_no_weight_decay_names_parameters_that_exist(model):
-    named = model.no_weight_decay()
-    assert named and named <= dict(model.named_parameters()).keys()
 
 
 @pytest.fixture

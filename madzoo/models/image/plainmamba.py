@@ -278,7 +278,8 @@ def adapt_weights(state: StateDict, source: PlainMambaConfig, target: PlainMamba
     position embeddings are interpolated.
     """
     state = fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.stem.0.weight")
-    if source.grid != target.grid:
+    rows, columns = target.grid
+    if source.grid != target.grid and state["pos_embed"].shape[1] != rows * columns:
         state["pos_embed"] = resample_positions(state["pos_embed"], source.grid, target.grid)
     return state
 

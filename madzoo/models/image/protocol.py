@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from madzoo.errors import ShapeError, check_choice
+from madzoo.errors import ConfigError, ShapeError, check_choice
 from madzoo.layers.linear import Linear
 from madzoo.layers.pyramid import chosen_stages
 from madzoo.layers.recompute import run_blocks
@@ -150,6 +150,8 @@ class ImageClassifier(nn.Module):
         """
         pool = self.global_pool if global_pool is None else global_pool
         check_choice("global_pool", pool, self.pools)
+        if num_classes < 0:
+            raise ConfigError("num_classes is at least 0.", asked=f"num_classes={num_classes}")
         self.config = dataclasses.replace(self.config, num_classes=num_classes, global_pool=pool)
         self.num_classes, self.global_pool = num_classes, pool
         head = make_head(self.num_features, num_classes).to(next(self.parameters()))
@@ -172,7 +174,8 @@ class ImageClassifier(nn.Module):
         stages = self._stages()
         chosen = chosen_stages(indices, len(stages))
         kept = stages[: chosen[-1] + 1]
-        if len(kept) < len(stages) and hasattr(kept[-1], "downsample"):
+        leads_on = type(self)._leave_stage is ImageClassifier._leave_stage and hasattr(kept[-1], "downsample")
+        if len(kept) < len(stages) and leads_on:
             kept[-1].downsample = nn.Identity()
         self.set_submodule(self.stages_name, nn.ModuleList(kept))
         if prune_norm:

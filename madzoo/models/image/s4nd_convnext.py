@@ -292,7 +292,7 @@ def adapt_weights(state: StateDict, source: S4NDConvNeXtConfig, target: S4NDConv
     their kernels made weaker; for one channel the stem's systems are left out: the sum of several is not one of them.
     """
     # Of a bare file ``source`` is a guess: what fits as it is stays.
-    head, channels = state.get("head.fc.bias"), state["stem.stem.kernel.0.C"].shape[1]
+    head, channels = state.get("head.fc.weight"), state["stem.stem.kernel.0.C"].shape[1]
     if source.num_classes != target.num_classes and (head is None or len(head) != target.num_classes):
         state = {key: value for key, value in state.items() if not key.startswith("head.fc.")}
     if target.in_chans == channels:
