@@ -272,6 +272,10 @@ FASHION_CLASSES = (
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+IMAGENETTE_CLASSES = (
+    "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump",
+    "golf ball", "parachute",
+)  # fmt: skip
 FASHION_MNIST = PretrainedCfg(
     license="apache-2.0", dataset="fashion_mnist", input_size=(1, 28, 28), mean=(0.2860,), std=(0.3530,),
     class_names=FASHION_CLASSES,
@@ -279,6 +283,11 @@ FASHION_MNIST = PretrainedCfg(
 CIFAR10 = PretrainedCfg(
     license="apache-2.0", dataset="cifar10", input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616), class_names=CIFAR10_CLASSES,
+)  # fmt: skip
+
+IMAGENETTE = PretrainedCfg(
+    license="apache-2.0", dataset="imagenette_128", input_size=(3, 128, 128), mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225), class_names=IMAGENETTE_CLASSES,
 )  # fmt: skip
 
 
@@ -295,4 +304,8 @@ def _register(name: str, config: WeftConfig, weights: dict[str, PretrainedCfg]) 
 _register("weft_micro_patch4_28", WeftConfig(img_size=28, in_chans=1), {"fashion_mnist": FASHION_MNIST})
 _register("weft_micro_patch4_32", WeftConfig(depth=2, stem_blocks=(0, 2, 2)), {"cifar10": CIFAR10})
 _register("weft_tiny_patch4_64", WeftConfig(img_size=64, embed_dim=192, depth=6), {})
-_register("weft_micro_patch16_128", WeftConfig(img_size=128, patch_size=16, depth=2, stem_blocks=(0, 2, 2, 2)), {})
+_register(
+    "weft_micro_patch16_128",
+    WeftConfig(img_size=128, patch_size=16, depth=2, stem_blocks=(0, 2, 2, 2)),
+    {"imagenette_128": IMAGENETTE},
+)
