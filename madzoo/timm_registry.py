@@ -72,14 +72,18 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         if isinstance(options.get("img_size"), (tuple, list)):
             options["img_size"] = _side(options["img_size"])
         model = create_model(**weights, cache_dir=cache_dir, **options).to(device=device, dtype=dtype)
-        known = {key: value for key, value in vars(model)["pretrained_cfg"].items() if value is not None}
-        vars(model)["pretrained_cfg"] = {**cfg.to_dict(), **known}
+        vars(model)["pretrained_cfg"] = {**cfg.to_dict(), **_as_timm_has_it(vars(model)["pretrained_cfg"])}
         vars(model)["default_cfg"] = vars(model)["pretrained_cfg"]
         return FeatureGetterNet(model, **getter) if features_only else model
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"Builds {name} of madzoo, with what ``timm.create_model`` hands on."
     return build
+
+
+def _as_timm_has_it(values: dict[str, Any]) -> dict[str, Any]:
+    told = {key: value for key, value in values.items() if value is not None}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
 
 
 def _weights_of(name: str, cfg: Any) -> dict[str, Any]:

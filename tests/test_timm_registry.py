@@ -185,7 +185,7 @@ def test_one_epoch_of_timms_training(tmp_path):
     with torch.inference_mode():
         for pictures, labels in validation:
             top1.update(accuracy(model(pictures), labels, topk=(1, 5))[0].item(), pictures.size(0))
-    assert top1.count == 1000 and top1.avg > 60
+    assert top1.count == 1000 and top1.avg > 50
     saver = CheckpointSaver(model, optimizer, model_ema=average, checkpoint_dir=str(tmp_path))
     best, _ = saver.save_checkpoint(0, metric=top1.avg)
     assert best == pytest.approx(top1.avg)

@@ -16,11 +16,18 @@ from madzoo.layers.drop_path import DropPath
 from madzoo.models.image.features import FeatureMaps
 from madzoo.models.image.protocol import ImageClassifier
 
-pytestmark = pytest.mark.parametrize("form", TINY)
+SLOW_TO_EXPORT = {"vmamba_m2", "vmamba_plain", "vmamba_v0", "s4_prenorm", "s4nd_vit", "s4nd_convnext", "weft_deep"}
 SYSTEM_PER_CHANNEL = {"s4nd_convnext"}  # their stem has a state space system for every image channel, which no sum fits
 COMPILER_WARNINGS = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
 )
+
+
+def pytest_generate_tests(metafunc):
+    """Runs every test for every form; those that take seconds, beside another form of the family, with -m slow."""
+    is_export = metafunc.function.__name__ == "test_an_exported_program_serves_any_batch"
+    slow = SLOW_TO_EXPORT if is_export else set()
+    metafunc.parametrize("form", [pytest.param(form, marks=[pytest.mark.slow] * (form in slow)) for form in TINY])
 
 
 def stored(model, path):
