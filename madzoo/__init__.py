@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from madzoo.data.transforms import create_transform
     from madzoo.factory import create_model, list_models, model_info
     from madzoo.inference import optimize_for_cpu
+    from madzoo.workflows.finetune import finetune
     from madzoo.workflows.forecast import forecast
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "create_transform",
     "errors",
     "evaluation",
+    "finetune",
     "forecast",
     "geometry",
     "layers",
@@ -43,6 +45,8 @@ def __getattr__(name: str) -> Any:
             import madzoo.factory as home
         case "create_transform":
             import madzoo.data.transforms as home
+        case "finetune":
+            import madzoo.workflows.finetune as home
         case "forecast":
             import madzoo.workflows.forecast as home
         case "optimize_for_cpu":

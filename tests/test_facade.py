@@ -9,6 +9,7 @@ import pytest
 import madzoo
 import madzoo.data.transforms
 import madzoo.factory
+import madzoo.workflows.finetune
 import madzoo.workflows.forecast
 
 
@@ -22,6 +23,7 @@ def test_public_names_are_the_rooms_own():
     assert madzoo.list_models is madzoo.factory.list_models
     assert madzoo.model_info is madzoo.factory.model_info
     assert madzoo.create_transform is madzoo.data.transforms.create_transform
+    assert madzoo.finetune is madzoo.workflows.finetune.finetune
     assert madzoo.forecast is madzoo.workflows.forecast.forecast
     assert madzoo.geometry.local_dimension and madzoo.quantization.quantize
 

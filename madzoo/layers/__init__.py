@@ -8,14 +8,17 @@ from madzoo.layers.mamba2 import Mamba2
 from madzoo.layers.mamba3 import Mamba3
 from madzoo.layers.norms import GatedRMSNorm, RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed
+from madzoo.layers.plain_mamba import PlainMamba2D
 from madzoo.layers.s4 import S4Block
 from madzoo.layers.s4d import S4D, S4DKernel
+from madzoo.layers.s4nd import S4ND
 from madzoo.layers.s5 import S5
 from madzoo.layers.ss2d import SS2D
 from madzoo.layers.symmetric_mixer import SymmetricMixer
 
 __all__ = [
     "S4D",
+    "S4ND",
     "S5",
     "SS2D",
     "DropPath",
@@ -26,6 +29,7 @@ __all__ = [
     "Mamba2",
     "Mamba3",
     "PatchEmbed",
+    "PlainMamba2D",
     "RMSNorm",
     "S4Block",
     "S4DKernel",
