@@ -1,4 +1,4 @@
-"""MambaVision T against numbers that the authors' code gave, loaded as its users load it: outputs and gradient norms."""
+"""MambaVision T against numbers that the authors' code gave, loaded as users load it: outputs and gradient norms."""
 
 import pytest
 import torch
