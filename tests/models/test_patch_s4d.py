@@ -19,10 +19,18 @@ SMALL = PatchS4DConfig(
     d_state=8,
     quantile_levels=(0.1, 0.5, 0.9),
 )
+NANO, TINY = 31 * 16 + 1, 31 * 48 + 1  # what a step of the horizon costs in the head
 PARAMETERS = {
     "patch_s4d_nano_336_96": (50_192, 336 * 96),
     "patch_s4d_nano_512_96": (56_656, 512 * 96),
+    "patch_s4d_nano_512_192": (56_656 + 96 * NANO, 512 * 192),
+    "patch_s4d_nano_512_336": (56_656 + 240 * NANO, 512 * 336),
+    "patch_s4d_nano_512_720": (56_656 + 624 * NANO, 512 * 720),
     "patch_s4d_tiny_512_96": (188_208, 512 * 96),
+    "patch_s4d_tiny_512_192": (188_208 + 96 * TINY, 512 * 192),
+    "patch_s4d_tiny_512_336": (188_208 + 240 * TINY, 512 * 336),
+    "patch_s4d_tiny_512_720": (188_208 + 624 * TINY, 512 * 720),
+    "patch_s4d_micro_336_168": (275_496, 336 * 168),
     "patch_s4d_small_672_168": (529_256 + 129 * 168, 672 * 168),
 }
 
