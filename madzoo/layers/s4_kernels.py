@@ -5,6 +5,7 @@ Axes: H channels (d_model), M kernels per channel, N conjugate pairs (d_state / 
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def make_kernel(config: S4KernelConfig, d_model: int, *, channels: int, l_max: i
     return S4DPLRKernel(config, d_model, channels=channels, l_max=l_max)
 
 
-class S4Kernel(nn.Module):
+class S4Kernel(nn.Module, ABC):
     """Holds what both kernels learn; ``A = -exp(A_real) - i A_imag``, names and shapes as published.
 
     Args:
@@ -114,17 +115,17 @@ class S4Kernel(nn.Module):
         if config.mode != "diag":
             self.P = nn.Parameter(torch.view_as_real(P_RSN).to(device, dtype))
 
+    @abstractmethod
     def forward(self, length: int) -> Tensor:
         """Returns the impulse responses, [M, H, length], real."""
-        raise NotImplementedError(f"{type(self).__name__} has no response")
 
+    @abstractmethod
     def init_state(self, batch_size: int) -> "Tensor | DPLRState":
         """Returns the zero state."""
-        raise NotImplementedError(f"{type(self).__name__} has no state")
 
+    @abstractmethod
     def step(self, u_BH: Tensor, state: Any) -> "tuple[Tensor, Tensor | DPLRState]":
         """Reads one position, and returns the responses [B, M, H] and the next state."""
-        raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort."""

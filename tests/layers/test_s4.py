@@ -9,6 +9,7 @@ from parity import DATA, LIMITS, load_case, relative_error, rule_input
 
 from madzoo.errors import ConfigError, NotCausalError, ShapeError
 from madzoo.layers import S4Block
+from madzoo.layers.s4_kernels import S4Kernel, S4KernelConfig
 
 CASE, REFERENCE = load_case("s4_block_diag")
 LOW_RANK, LOW_RANK_REFERENCE = load_case("s4_block_dplr")
@@ -190,6 +191,14 @@ def test_every_option_trains_and_builds_on_meta():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
     with torch.device("meta"):
         assert all(p.is_meta for p in S4Block(4, init="diag-legs").parameters())
+
+
+@pytest.mark.parametrize("forgotten", ["forward", "init_state", "step"])
+def test_a_kernel_without_all_its_parts_is_not_built(forgotten):
+    parts = dict.fromkeys({"forward", "init_state", "step"} - {forgotten})
+    incomplete = type("Incomplete", (S4Kernel,), parts)
+    with pytest.raises(TypeError, match=forgotten):
+        incomplete(S4KernelConfig(d_state=4), 2, channels=1)
 
 
 def test_misfits_are_told():

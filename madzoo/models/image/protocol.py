@@ -4,6 +4,7 @@ Axes: B batch, C image channels, H height, W width of a grid, L tokens, D width 
 """
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,12 +20,12 @@ Indices = int | list[int] | tuple[int, ...] | None
 SPATIAL = {"NLC": (1,), "NHWC": (1, 2), "NCHW": (2, 3)}  # the axes that pooling takes away
 
 
-class ImageClassifier(nn.Module):
+class ImageClassifier(nn.Module, ABC):
     """Classifies images by a stem, stages, a norm, a pool and a head; speaks timm's model protocol.
 
-    A family sets the class attributes below, names its modules, and writes :meth:`_embed` and :meth:`_normalise`;
-    where a stage is more than one module or its stream no plain grid, also :meth:`_run_stage`, :meth:`_leave_stage`,
-    :meth:`_grid` or :meth:`_pool`. Its configuration has ``in_chans``, ``num_classes`` and ``global_pool``.
+    A family sets the class attributes below, names its modules, and writes :meth:`_embed`; where its stream is a
+    sequence, also :meth:`_grid`; where the defaults do not serve, :meth:`_run_stage`, :meth:`_leave_stage`,
+    :meth:`_normalise` or :meth:`_pool`. Its configuration has ``in_chans``, ``num_classes`` and ``global_pool``.
 
     Args:
         config: the family's.
@@ -43,6 +44,12 @@ class ImageClassifier(nn.Module):
     output_fmt = "NHWC"
     pools: tuple[str, ...] = ("avg", "")
     stages_name, norm_name, head_name = "layers", "norm", "head"
+
+    def __init_subclass__(cls) -> None:
+        """Refuses a family of sequences that does not say how they lie in the image."""
+        super().__init_subclass__()
+        if cls.output_fmt == "NLC" and cls._grid is ImageClassifier._grid:
+            raise TypeError(f"{cls.__name__} makes sequences (output_fmt 'NLC'): write its _grid.")
 
     def __init__(self, config: Any, *, num_features: int, feature_info: list[dict[str, Any]]) -> None:
         super().__init__()
@@ -192,9 +199,9 @@ class ImageClassifier(nn.Module):
         """Returns the parameters that the published recipe does not decay, beside those with one axis."""
         return set()
 
+    @abstractmethod
     def _embed(self, image: Tensor) -> Tensor:
         """Makes the stream of an image; refuses what does not fit."""
-        raise NotImplementedError(f"{type(self).__name__} makes no stream")
 
     def _normalise(self, x: Tensor) -> Tensor:
         """Applies the last norm."""
@@ -214,8 +221,6 @@ class ImageClassifier(nn.Module):
 
     def _grid(self, x: Tensor, image: Tensor) -> Tensor:
         """Shows a stream as a grid [B, H, W, D]; the image tells the grid of a sequence."""
-        if self.output_fmt == "NLC":
-            raise NotImplementedError(f"{type(self).__name__} does not say how its sequence lies in the image")
         return x.permute(0, 2, 3, 1) if self.output_fmt == "NCHW" else x
 
     def _pool(self, x: Tensor) -> Tensor:
