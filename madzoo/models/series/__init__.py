@@ -1,5 +1,5 @@
 """Forecasting families."""
 
-from madzoo.models.series import patch_mamba, patch_s4d
+from madzoo.models.series import dlinear, itransformer, patch_mamba, patch_s4d, patchtst, rlinear, seasonal_naive
 
-__all__ = ["patch_mamba", "patch_s4d"]
+__all__ = ["dlinear", "itransformer", "patch_mamba", "patch_s4d", "patchtst", "rlinear", "seasonal_naive"]

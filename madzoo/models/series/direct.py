@@ -62,6 +62,10 @@ class DirectForecaster(Forecaster):
     Args:
         config: a family's configuration.
         instance_norm: False leaves the values in their units, see :class:`KeepUnits`.
+        norm_eps: added to each series' variance, in squared units of the input; above 0 the units matter.
+
+    Attributes:
+        channels_meet: whether the forecast of a channel depends on the others.
 
     Shapes:
         past_values [B, L, C] in any units, NaN = missing -> quantiles [B, H, C, Q] in the same units. Any L: cropped to
@@ -70,8 +74,9 @@ class DirectForecaster(Forecaster):
     """
 
     task = "time-series-forecasting"
+    channels_meet: bool = False
 
-    def __init__(self, config: DirectConfig, *, instance_norm: bool = True) -> None:
+    def __init__(self, config: DirectConfig, *, instance_norm: bool = True, norm_eps: float = 0.0) -> None:
         super().__init__()
         self.config = config
         self.context_length = config.context_length
@@ -79,6 +84,7 @@ class DirectForecaster(Forecaster):
         self.quantile_levels = config.quantile_levels
         self.num_channels = None
         self.scaler = SeriesScaler() if instance_norm else KeepUnits()
+        self.norm_eps = norm_eps if instance_norm else 0.0
 
     def forward(self, past_values: Tensor) -> Tensor:
         """Returns quantiles, see the class.
@@ -89,6 +95,7 @@ class DirectForecaster(Forecaster):
         channels = check_past_values(past_values, self.num_channels)
         dtype = next(self.parameters()).dtype
         scaled = self.scaler(_fit_context(past_values.mT.flatten(0, 1), self.context_length, dtype))
+        scaled = _flatten_small(scaled, self.norm_eps) if self.norm_eps else scaled
         narrow = scaled._replace(values=scaled.values.to(dtype), last=scaled.last.to(dtype))
         y_BHQ = self.forecast_scaled(narrow, channels)
         return self.scaler.restore(y_BHQ, scaled).unflatten(0, (-1, channels)).transpose(1, 2)
@@ -224,6 +231,12 @@ def register_forecasters(
                 adapt_weights=adapt_weights,
             )
         )
+
+
+def _flatten_small(scaled: ScaledSeries, eps: float) -> ScaledSeries:
+    scale = (scaled.scale.square() + eps).sqrt()
+    share = scaled.scale / scale
+    return scaled._replace(values=scaled.values * share, last=scaled.last * share, scale=scale)
 
 
 def _fit_context(x_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor:
