@@ -3,35 +3,42 @@
 Axes: B series, L context, C channels, H horizon, Q quantiles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError, DataError, NotCausalError, ShapeError
+from madzoo.layers.quantile_levels import check_levels, interpolate_quantiles
+from madzoo.layers.roll_out import roll_out
 
-__all__ = ["Forecaster"]
+__all__ = ["COVARIATES", "Forecaster"]
+
+COVARIATES = ("past", "known_future", "static")
+CHANNELS_AT_A_TIME = 512
 
 
 class Forecaster(nn.Module):
     """Gives a module ``forward(past_values [B, L, C]) -> quantiles [B, H, C, Q]`` the protocol of a forecaster.
 
-    A subclass sets the four attributes and ``forward``; NaN means missing; values are in the units of the input.
+    A subclass sets the four attributes and ``forward``; NaN means missing; values are in the units of the input. Any
+    context from one step on is answered, also one without an observation.
 
     Attributes:
         context_length: steps of the past the model looks at; longer input is cropped, shorter is padded by NaN.
         prediction_length: steps of the future one forward pass gives.
         quantile_levels: strictly increasing levels in (0, 1).
         num_channels: number of channels the model is made for, None for any.
+        supports_covariates: which of :data:`COVARIATES` the model takes beside the past; none by default.
     """
 
     context_length: int
     prediction_length: int
     quantile_levels: tuple[float, ...]
     num_channels: int | None = None
+    supports_covariates: frozenset[str] = frozenset()
 
     def predict(
         self,
@@ -39,35 +46,54 @@ class Forecaster(nn.Module):
         *,
         prediction_length: int | None = None,
         quantile_levels: Sequence[float] | None = None,
+        batch_size: int | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Forecasts, without gradients and in evaluation mode.
 
-        A shorter horizon than the model's is cut. A longer one is rolled out: the medians of one pass are appended to
-        the past of the next, so the spread of later passes does not contain the uncertainty of earlier ones.
+        A shorter horizon than the model's is cut. A longer one is rolled out, every quantile path as a past of its own,
+        so that later steps contain the uncertainty of earlier ones: see :func:`madzoo.layers.roll_out.roll_out`.
         Levels between the model's are interpolated linearly; levels outside its range are refused.
 
-        Shapes:
-            past_values: [B, L, C], or a list of [L] or [L, C] arrays, tensors or lists of different lengths;
-            returns quantiles [B, H, C, Q] and mean [B, H, C], which is the average over the model's quantiles.
-            Finite for any finite or missing input.
+        Args:
+            past_values: [B, L, C], or a list of [L] or [L, C] arrays, tensors or lists of different lengths. What
+                is no tensor or array is read in float64. Each series meets the model at its own length, so that its
+                forecast depends on no other's.
+            prediction_length: steps to forecast; None: the model's own.
+            quantile_levels: levels to return, in this order; None: the model's own.
+            batch_size: series at a time, of memory and speed alone; None: as many as have 512 channels together.
+            on_batch: called after every batch with the number of series done and of all.
+
+        Returns:
+            Quantiles [B, H, C, Q], which never cross, and mean [B, H, C], which is the average over the model's
+            quantiles. Finite for any finite or missing input.
 
         Raises:
             ShapeError: when the input is empty, has other axes, or channels that differ or do not fit the model.
             DataError: when the input holds an infinity or is not numeric.
-            ConfigError: when the horizon is below 1 or a level lies outside the model's range.
+            ConfigError: when horizon or batch_size is below 1 or a level lies outside the model's range.
+
+        Example:
+            >>> from madzoo.factory import create_model
+            >>> model = create_model("patch_s4d_nano_512_96")
+            >>> quantiles, mean = model.predict([[1.0, 2.0, float("nan"), 4.0], list(range(600))])
+            >>> quantiles.shape, mean.shape
+            (torch.Size([2, 96, 1, 1]), torch.Size([2, 96, 1]))
         """
-        horizon = self.prediction_length if prediction_length is None else prediction_length
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-            raise ConfigError("prediction_length is a whole number of steps, at least 1.", asked=horizon)
-        weights_QM = _interpolation(self.quantile_levels, quantile_levels)
+        horizon = _whole(
+            "prediction_length", self.prediction_length if prediction_length is None else prediction_length
+        )
+        asked = self.quantile_levels if quantile_levels is None else tuple(quantile_levels)
+        check_levels(self.quantile_levels, asked)
+        series = self._read(past_values)
+        size = max(1, CHANNELS_AT_A_TIME // series[0].shape[1]) if batch_size is None else batch_size
         was_training = self.training
         self.eval()
         try:
             with torch.no_grad():
-                quantiles = self._roll_out(self._stack(past_values), horizon)
+                return self._predict(series, horizon, asked, _whole("batch_size", size), on_batch)
         finally:
             self.train(was_training)
-        return quantiles @ weights_QM.to(quantiles).mT, _mean(quantiles)
 
     def init_state(self, batch_size: int) -> Any:
         """Refuses: overridden by causal models.
@@ -91,41 +117,84 @@ class Forecaster(nn.Module):
             todo="predict(past_values), again for every new observation",
         )
 
-    def _roll_out(self, past: Tensor, horizon: int) -> Tensor:
-        blocks = [self(past)]
-        for _ in range(1, -(-horizon // self.prediction_length)):
-            past = torch.cat([past, _median(blocks[-1], self.quantile_levels).to(past.dtype)], dim=1)
-            blocks.append(self(past[:, -self.context_length :]))
-        return torch.cat(blocks, dim=1)[:, :horizon]
+    def _predict(
+        self,
+        series: Sequence[Tensor] | Tensor,
+        horizon: int,
+        levels: Sequence[float],
+        batch_size: int,
+        on_batch: Callable[[int, int], None] | None,
+    ) -> tuple[Tensor, Tensor]:
+        home = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+        parts, means, order = [], [], []
+        for index, past in _batches(series, batch_size):
+            quantiles = self._roll_out(past.to(home), horizon)
+            parts.append(interpolate_quantiles(quantiles, self.quantile_levels, levels))
+            means.append(_mean(quantiles))
+            order += index
+            if on_batch is not None:
+                on_batch(len(order), len(series))
+        if len(parts) == 1:
+            return parts[0], means[0]
+        place = torch.tensor(order, device=home).argsort()
+        return torch.cat(parts)[place], torch.cat(means)[place]
 
-    def _stack(self, past_values: Tensor | Sequence[Any]) -> Tensor:
+    def _roll_out(self, past: Tensor, horizon: int) -> Tensor:
+        """Returns sorted quantiles [B, horizon, C, Q]; overridden by models that answer any horizon at once."""
+        return roll_out(self, past, horizon=horizon, context_length=self.context_length, levels=self.quantile_levels)
+
+    def _read(self, past_values: Tensor | Sequence[Any]) -> Sequence[Tensor] | Tensor:
+        """Returns checked and cropped series of one dtype."""
         if isinstance(past_values, Tensor):
             if past_values.ndim != 3:
                 raise ShapeError("past_values is a tensor [B, L, C].", asked=list(past_values.shape))
-            series = list(past_values)
+            series: Any = _floating(past_values)
         else:
             series = [_as_series(x) for x in past_values]
-        if not series or any(x.numel() == 0 for x in series):
+        if len(series) == 0 or any(x.numel() == 0 for x in series):
             raise ShapeError("past_values is empty: a forecast needs a series of at least one step.")
         if len({x.shape[1] for x in series}) > 1 or self.num_channels not in (None, series[0].shape[1]):
             found = sorted({x.shape[1] for x in series})
             raise ShapeError("the channels of past_values differ, or do not fit the model.", asked=found)
-        if any(x.isinf().any() for x in series):
+        if any(x.isinf().any() for x in ([series] if isinstance(series, Tensor) else series)):
             raise DataError("past_values holds an infinite value.", todo="NaN where a value is missing")
-        cropped = [x[-self.context_length :] for x in series]
-        length = max(len(x) for x in cropped)
-        stacked = torch.stack([pad(x, (0, 0, length - len(x), 0), value=torch.nan) for x in map(_floating, cropped)])
-        return stacked.to(next(chain(self.parameters(), self.buffers()), stacked).device)
+        if isinstance(series, Tensor):
+            return series[:, -self.context_length :]
+        dtype = max((x.dtype for x in series), key=lambda kind: torch.finfo(kind).bits)
+        return [x[-self.context_length :].to(dtype) for x in series]
+
+
+def _batches(series: Sequence[Tensor] | Tensor, size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Yields places and series [B, L, C] of equal length, as many as ``size`` at a time."""
+    if isinstance(series, Tensor):
+        for start in range(0, len(series), size):
+            part = series[start : start + size]
+            yield list(range(start, start + len(part))), part
+        return
+    by_length: dict[int, list[int]] = {}
+    for place, one in enumerate(series):
+        by_length.setdefault(len(one), []).append(place)
+    for places in by_length.values():
+        for start in range(0, len(places), size):
+            chosen = places[start : start + size]
+            yield chosen, torch.stack([series[place] for place in chosen])
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} is a whole number, at least 1.", asked=value)
+    return value
 
 
 def _as_series(x: Any) -> Tensor:
     try:
-        series = torch.as_tensor(x)
+        # Plain numbers are doubles; torch would narrow them.
+        series = torch.as_tensor(x, dtype=None if hasattr(x, "dtype") else torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError("a series is not an array of numbers.", asked=f"{type(x).__name__}: {error}") from error
     if series.ndim not in (1, 2):
         raise ShapeError("a series is [L] or [L, C].", asked=list(series.shape))
-    return series.unsqueeze(-1) if series.ndim == 1 else series
+    return _floating(series.unsqueeze(-1) if series.ndim == 1 else series)
 
 
 def _mean(quantiles: Tensor) -> Tensor:
@@ -135,32 +204,5 @@ def _mean(quantiles: Tensor) -> Tensor:
 
 
 def _floating(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _median(quantiles: Tensor, levels: Sequence[float]) -> Tensor:
-    return quantiles[..., min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))]
-
-
-def _interpolation(known: Sequence[float], asked: Sequence[float] | None) -> Tensor:
-    """Returns the matrix [Q, M] that takes the model's M quantiles to the Q asked for."""
-    known_M = torch.tensor(known, dtype=torch.float64)
-    if asked is None:
-        return torch.eye(len(known_M), dtype=torch.float64)
-    asked_Q = torch.tensor(list(asked), dtype=torch.float64)
-    if asked_Q.numel() == 0 or bool(((asked_Q < known_M[0] - 1e-9) | (asked_Q > known_M[-1] + 1e-9)).any()):
-        raise ConfigError(
-            "a quantile level lies outside the model's range, or none was given.",
-            asked=list(asked),
-            looked=f"the model's levels: {list(known)}",
-            todo=f"quantile_levels={[known[0]] if len(known) == 1 else [known[0], 0.5, known[-1]]}, for instance",
-        )
-    upper = torch.searchsorted(known_M, asked_Q).clamp(1, max(1, len(known_M) - 1)).clamp(max=len(known_M) - 1)
-    lower = (upper - 1).clamp(min=0)
-    span = (known_M[upper] - known_M[lower]).clamp(min=1e-12)
-    share = ((asked_Q - known_M[lower]) / span).clamp(0, 1)
-    weights = torch.zeros(len(asked_Q), len(known_M), dtype=torch.float64)
-    rows = torch.arange(len(asked_Q))
-    weights[rows, lower] += 1 - share
-    weights[rows, upper] += share
-    return weights
+    # Integers beyond 2**24 are no float32.
+    return x.to(torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float64)

@@ -15,10 +15,11 @@ class ScaledSeries(NamedTuple):
     """Holds a series without units.
 
     Attributes:
-        values: [B, L], mean 0 and population standard deviation 1 over the observed steps, 0 where missing.
+        values: [B, L], mean 0 and population standard deviation 1 over the observed steps, 0 where missing; in the
+            dtype of the series, at least float32.
         observed: [B, L], True where a finite value was given.
         last: [B, 1], the last observed one of the values, 0 without any.
-        location, scale: [B, 1], in the units of the series; scale is 0 for a constant series.
+        location, scale: [B, 1] in float64, in the units of the series; scale is 0 for a constant series.
     """
 
     values: Tensor
@@ -34,7 +35,10 @@ class SeriesScaler(nn.Module):
     Whatever is not finite counts as missing. Statistics are taken after subtracting the last observed value and
     dividing by the largest magnitude left, so there is no epsilon: a series of size 1e12 or 1e-12 is treated
     exactly like one of size 1, a constant series has scale 0 and is forecast as that constant, a series without any
-    observation as 0. The scaler sees the whole context, hence no model that uses it is causal.
+    observation as 0. All of it happens in float64, before any cast, so that a large offset costs no digits but those
+    that the input has lost: hand the scaler a series in its own dtype, and cast the scaled values to the model's. (Only
+    where a device has no float64, Apple's, it happens in float32.)
+    The scaler sees the whole context, hence no model that uses it is causal.
 
     Source: arXiv 2111.14865 (reversible instance normalisation), without its learned affine map.
 
@@ -53,7 +57,8 @@ class SeriesScaler(nn.Module):
         Shapes: x [B, L] -> see :class:`ScaledSeries`.
         """
         observed = torch.isfinite(x)
-        x = torch.where(observed, x, 0)
+        kept = torch.promote_types(x.dtype, torch.float32)
+        x = torch.where(observed, x, 0).to(_widest(x))
         # Halves, so that the distance between the two largest numbers of the dtype does not overflow.
         where_last = _last(observed)
         half_anchor = 0.5 * x.gather(-1, where_last)
@@ -64,7 +69,7 @@ class SeriesScaler(nn.Module):
         mean = unit.sum(-1, keepdim=True) / count
         centred = torch.where(observed, unit - mean, 0)
         deviation = (centred.square().sum(-1, keepdim=True) / count).sqrt()
-        values = centred / torch.where(deviation > 0, deviation, 1)
+        values = (centred / torch.where(deviation > 0, deviation, 1)).to(kept)
         location, scale = _finite(2 * (half_anchor + reach * mean)), _finite(2 * reach * deviation)
         return ScaledSeries(values, observed, values.gather(-1, where_last), location, scale)
 
@@ -75,7 +80,11 @@ class SeriesScaler(nn.Module):
         """
         shape = (-1, *[1] * (y.ndim - 1))
         location, scale = scaled.location.reshape(shape), scaled.scale.reshape(shape)
-        return _finite(location + scale * y.to(scale.dtype))
+        return _finite(location + scale * y.to(scale.dtype), scaled.values.dtype)
+
+
+def _widest(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _last(observed: Tensor) -> Tensor:
@@ -83,6 +92,6 @@ def _last(observed: Tensor) -> Tensor:
     return torch.where(observed, steps, 0).argmax(-1, keepdim=True)
 
 
-def _finite(x: Tensor) -> Tensor:
-    limit = torch.finfo(x.dtype).max
-    return x.clamp(-limit, limit)
+def _finite(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    limit = torch.finfo(dtype or x.dtype).max
+    return x.clamp(-limit, limit).to(dtype or x.dtype)

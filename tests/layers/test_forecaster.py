@@ -27,14 +27,46 @@ class Climber(Forecaster):
         return past_values[:, -1:, :, None] + self.unit * (steps + torch.tensor([-1.0, 0.0, 1.0]))
 
 
-def test_ragged_series_are_cropped_and_padded():
+def test_ragged_series_are_cropped_and_meet_the_model_alone():
     model = Climber()
-    quantiles, mean = model.predict([np.arange(8), [1.0, 2.0], torch.tensor([[7.0]])])
-    past = model.seen[0][0][..., 0]
-    assert quantiles.shape == (3, 2, 1, 3) and mean.shape == (3, 2, 1)
-    assert past[0].tolist() == [3, 4, 5, 6, 7]
-    assert past[1].isnan().tolist() == [True, True, True, False, False]
-    assert quantiles[:, 0, 0, 1].tolist() == [8, 3, 8] and torch.equal(mean, quantiles[..., 1])
+    ragged = [np.arange(8), [1.0, 2.0], torch.tensor([[7.0]]), [5.0, 6.0]]
+    quantiles, mean = model.predict(ragged)
+    assert [seen[0].shape[:2] for seen in model.seen] == [(1, 5), (2, 2), (1, 1)]
+    assert model.seen[0][0].flatten().tolist() == [3, 4, 5, 6, 7]
+    assert quantiles.shape == (4, 2, 1, 3) and mean.shape == (4, 2, 1)
+    assert quantiles[:, 0, 0, 1].tolist() == [8, 3, 8, 7] and torch.equal(mean, quantiles[..., 1])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_batches_and_company_change_nothing(size):
+    generator, done = torch.Generator().manual_seed(0), []
+    ragged = [torch.randn(length, generator=generator) for length in (3, 9, 1, 3, 5, 2, 3)]
+    model = Climber()
+    quantiles, mean = model.predict(
+        ragged, prediction_length=7, batch_size=size, on_batch=lambda *counts: done.append(counts)
+    )
+    for place, one in enumerate(ragged):
+        alone, alone_mean = model.predict([one], prediction_length=7)
+        torch.testing.assert_close(quantiles[place : place + 1], alone)
+        torch.testing.assert_close(mean[place : place + 1], alone_mean)
+    assert max(len(seen[0]) for seen in model.seen) <= size
+    assert done[-1] == (7, 7) and sorted(done) == done
+
+
+def test_batches_of_a_tensor_change_nothing():
+    model, past = Climber(), torch.randn(11, 5, 2)
+    expected = model.predict(past, prediction_length=5)
+    found = model.predict(past, prediction_length=5, batch_size=4)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    wide = Climber()
+    wide.predict(torch.zeros(5, 5, 300))
+    assert [len(seen[0]) for seen in wide.seen] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
+def test_whole_numbers_keep_their_digits(kind):
+    quantiles, _ = Climber().predict([kind([10**9, 10**9 + 7])])
+    assert quantiles[0, 0, 0, 1] == 10**9 + 8
 
 
 def test_runs_in_evaluation_mode_without_gradients_and_restores_the_mode():
@@ -48,8 +80,10 @@ def test_horizons():
     assert model.predict(past, prediction_length=1)[0].shape == (2, 1, 3, 3)
     longer, mean = model.predict(past, prediction_length=5)
     assert longer.shape == (2, 5, 3, 3) and mean.shape == (2, 5, 3)
-    assert longer[0, :, 0, 1].tolist() == [1, 2, 3, 4, 5]
-    assert longer[0, :, 0, 2].tolist() == [2, 3, 4, 5, 6]
+    torch.testing.assert_close(longer[0, :, 0, 1], torch.arange(1.0, 6.0))
+    assert longer[0, :2, 0, 2].tolist() == [2, 3]
+    spread = longer[0, :, 0, 2] - longer[0, :, 0, 0]
+    assert (spread.diff() >= 0).all() and spread[4] > spread[2] > spread[0] == 2
 
 
 def test_levels_are_interpolated():
@@ -69,10 +103,11 @@ def test_levels_outside_are_refused(levels):
         Climber().predict(torch.zeros(1, 5, 1), quantile_levels=levels)
 
 
-@pytest.mark.parametrize("horizon", [0, -1, 2.0, True])
-def test_bad_horizon(horizon):
-    with pytest.raises(ConfigError, match="at least 1"):
-        Climber().predict(torch.zeros(1, 5, 1), prediction_length=horizon)
+@pytest.mark.parametrize("count", [0, -1, 2.0, True])
+@pytest.mark.parametrize("name", ["prediction_length", "batch_size"])
+def test_bad_counts(name, count):
+    with pytest.raises(ConfigError, match=f"{name} is a whole number, at least 1"):
+        Climber().predict(torch.zeros(1, 5, 1), **{name: count})
 
 
 @pytest.mark.parametrize(
