@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ CACHE = tempfile.TemporaryDirectory(prefix="madzoo-tests-")
 os.environ |= {name: os.path.join(CACHE.name, name.lower()) for name in ("HF_HOME", "XDG_CACHE_HOME", "TORCH_HOME")}
 os.environ |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 os.environ |= {"MPLBACKEND": "agg", "MPLCONFIGDIR": os.path.join(CACHE.name, "matplotlib"), "OMP_NUM_THREADS": "1"}
+os.environ.setdefault("MADZOO_TEST_DATA_DIR", os.environ.get("MADZOO_DATA_DIR", ""))  # for the fixture data_folder
 for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "MADZOO_DATA_DIR"):
     os.environ.pop(variable, None)
 
@@ -37,3 +39,12 @@ def only_loopback(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder that MADZOO_DATA_DIR named when the tests began; without one the test that asks for it is skipped."""
+    folder = os.environ["MADZOO_TEST_DATA_DIR"]
+    if not folder:
+        pytest.skip("MADZOO_DATA_DIR names no folder")
+    return Path(folder)

@@ -1,5 +1,23 @@
 """Forecasting families."""
 
-from madzoo.models.series import dlinear, itransformer, patch_mamba, patch_s4d, patchtst, rlinear, seasonal_naive
+from madzoo.models.series import (
+    bi_mamba_plus,
+    dlinear,
+    itransformer,
+    patch_mamba,
+    patch_s4d,
+    patchtst,
+    rlinear,
+    seasonal_naive,
+)
 
-__all__ = ["dlinear", "itransformer", "patch_mamba", "patch_s4d", "patchtst", "rlinear", "seasonal_naive"]
+__all__ = [
+    "bi_mamba_plus",
+    "dlinear",
+    "itransformer",
+    "patch_mamba",
+    "patch_s4d",
+    "patchtst",
+    "rlinear",
+    "seasonal_naive",
+]

@@ -1,0 +1,128 @@
+"""What published point forecasters share: whole windows of z-scored channels in, one value per step out.
+
+Axes: B windows, L context, C channels, K covariates, H horizon.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from madzoo.errors import ConfigError, ShapeError
+from madzoo.layers.fill_missing import fill_missing
+from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.series_scaler import SeriesScaler
+
+__all__ = ["PointForecaster"]
+
+
+class PointForecaster(Forecaster):
+    """Gives a network of normalised windows the protocol of a forecaster with the single level 0.5.
+
+    A subclass writes :meth:`network`, sets ``context_length``, ``prediction_length``, ``num_channels`` where the number
+    is fixed, and the attributes below. Every window is normalised by its own mean and deviation and the forecast
+    brought back, as in the authors' code: the variance is increased by ``norm_eps``, in the units of the input, which
+    the authors z-score by the training rows. So ``forward`` computes the published function, of z-scores; ``predict``,
+    which takes any units, standardises each channel by its context first, and is equivariant to shift and scale.
+
+    Gaps are filled by :func:`~madzoo.layers.fill_missing.fill_missing`: these networks know no missing value.
+
+    Attributes:
+        use_norm: whether a window is normalised.
+        norm_eps: what is added to its variance.
+        detach_scale: whether no gradient passes through its deviation (none ever passes through its mean).
+        supports_covariates: holds ``"past"`` where :meth:`network` knows what to do with covariates.
+        channels_meet: whether the forecast of a channel depends on the others.
+
+    Source: arXiv 2205.14415 (series stationarization), as used by the authors' code of these families.
+    """
+
+    task = "time-series-forecasting"
+    quantile_levels = (0.5,)
+    use_norm: bool = True
+    norm_eps: float = 1e-5
+    detach_scale: bool = False
+    supports_covariates: frozenset[str] = frozenset()
+    channels_meet: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaler = SeriesScaler()
+        self._standardizes = False
+
+    def network(self, values: Tensor, covariates: Tensor | None) -> Tensor:
+        """Forecasts normalised windows; overridden by every family.
+
+        Shapes: values [B, L, C], covariates [B, L, K] or None -> [B, H, C].
+        """
+        raise NotImplementedError
+
+    def predict(self, past_values: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Forecasts in the units of the input; see :meth:`Forecaster.predict`.
+
+        Each channel is standardised by its own context before the published model sees it.
+        """
+        was_standardizing, self._standardizes = self._standardizes, True
+        try:
+            return super().predict(past_values, **options)
+        finally:
+            self._standardizes = was_standardizing
+
+    def forward(self, past_values: Tensor, past_covariates: Tensor | None = None) -> Tensor:
+        """Returns the forecast as quantiles of the single level 0.5.
+
+        Args:
+            past_values: NaN = missing; cropped to the last L steps, or continued to the left by its first value.
+            past_covariates: what else was known at the same steps, in the authors' own scale (calendar features in
+                [-0.5, 0.5]), for the families that take them.
+
+        Shapes:
+            past_values [B, any length, C], past_covariates [B, the same length, K] -> [B, H, C, 1].
+
+        Raises:
+            ShapeError: when the axes are others, an axis is empty, or the channels do not fit the model.
+            ConfigError: when the model takes no covariates.
+        """
+        self._check(past_values, past_covariates)
+        like = next(self.parameters())
+        x_BLC = self._whole(past_values.to(torch.promote_types(past_values.dtype, like.dtype)))
+        extra = None if past_covariates is None else self._whole(past_covariates).to(like.dtype)
+        if not self._standardizes:
+            return self._normalized(x_BLC, extra, like.dtype).unsqueeze(-1)
+        scaled = self.scaler(x_BLC.mT.flatten(0, 1))
+        y_BHC = self._normalized(scaled.values.unflatten(0, (len(x_BLC), -1)).mT, extra, like.dtype)
+        restored = self.scaler.restore(y_BHC.mT.flatten(0, 1), scaled)
+        return restored.unflatten(0, (len(x_BLC), -1)).mT.unsqueeze(-1)
+
+    def _normalized(self, x_BLC: Tensor, extra: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if not self.use_norm:
+            return self.network(x_BLC.to(dtype), extra).to(x_BLC.dtype)
+        mean_B1C = x_BLC.mean(1, keepdim=True).detach()
+        centred = x_BLC - mean_B1C
+        scale_B1C = (centred.var(1, keepdim=True, unbiased=False) + self.norm_eps).sqrt()
+        scale_B1C = scale_B1C.detach() if self.detach_scale else scale_B1C
+        y_BHC = self.network((centred / scale_B1C).to(dtype), extra)
+        return y_BHC.to(x_BLC.dtype) * scale_B1C + mean_B1C
+
+    def _whole(self, x_BLC: Tensor) -> Tensor:
+        x_BLC = x_BLC[:, -self.context_length :]
+        return fill_missing(pad(x_BLC, (0, 0, self.context_length - x_BLC.shape[1], 0), value=torch.nan))
+
+    def _check(self, past_values: Tensor, past_covariates: Tensor | None) -> None:
+        if past_values.ndim != 3 or 0 in past_values.shape[1:] or not past_values.is_floating_point():
+            found = f"{list(past_values.shape)} {past_values.dtype}"
+            raise ShapeError("past_values is a floating-point tensor [B, L, C] with L, C >= 1.", asked=found)
+        if self.num_channels not in (None, past_values.shape[2]):
+            raise ShapeError(
+                f"the model is made for {self.num_channels} channels.", asked=f"past_values {list(past_values.shape)}"
+            )
+        if past_covariates is None:
+            return
+        if "past" not in self.supports_covariates:
+            raise ConfigError(f"this {type(self).__name__} takes no covariates.", asked="past_covariates", todo="None")
+        if past_covariates.ndim != 3 or past_covariates.shape[:2] != past_values.shape[:2]:
+            raise ShapeError(
+                "past_covariates [B, L, K] stand beside past_values.",
+                asked=f"{list(past_covariates.shape)} beside {list(past_values.shape)}",
+            )
