@@ -8,6 +8,7 @@ from madzoo.models.series import (
     patch_s4d,
     patchtst,
     rlinear,
+    s_mamba,
     seasonal_naive,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "patch_s4d",
     "patchtst",
     "rlinear",
+    "s_mamba",
     "seasonal_naive",
 ]

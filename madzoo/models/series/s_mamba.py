@@ -1,0 +1,235 @@
+"""S-Mamba: each variate's whole context is one token, and Mamba blocks scan the variates from both ends.
+
+arXiv 2403.11144; code: wzhwzhwzh0921/S-D-Mamba. Every window is normalised by its own mean and deviation; a linear map
+embeds the context of each variate; layers mix the variates and apply a feed-forward part to each; a linear map of each
+token is the forecast. Calendar features, where given, are further variates behind the others. The published layers
+also hold two Mamba blocks and an attention that no forward pass uses: they are left out here, and their weights in the
+authors' files are dropped by name, see :func:`remap_keys`.
+
+Axes: B windows, L context, C channels (variates, covariates last), D d_model, H horizon.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from madzoo.errors import CheckpointError, ConfigError
+from madzoo.layers.linear import Linear
+from madzoo.layers.mamba import Mamba
+from madzoo.layers.point_forecaster import PointForecaster
+from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
+
+__all__ = ["SMamba", "SMambaConfig", "SMambaEncoder", "SMambaLayer", "remap_keys"]
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SMambaConfig:
+    """Describes one S-Mamba.
+
+    Attributes:
+        context_length: steps of the past, L (published: seq_len).
+        prediction_length: steps of the future, H (pred_len).
+        d_model: width of a token, D.
+        d_ff: hidden width of the feed-forward part.
+        d_state, d_conv, expand: of the Mamba blocks; the authors fix the last two.
+        depth: number of layers (e_layers).
+        activation: ``"gelu"`` or ``"relu"``.
+        use_norm: normalise every window by its mean and deviation.
+        norm_eps: what is added to its variance.
+        dropout: probability of dropping a value of the tokens or of the feed-forward part.
+
+    Raises:
+        ConfigError: when a value lies outside its range.
+    """
+
+    context_length: int = 96
+    prediction_length: int = 96
+    d_model: int = 256
+    d_ff: int = 256
+    d_state: int = 2
+    d_conv: int = 2
+    expand: int = 1
+    depth: int = 2
+    activation: str = "gelu"
+    use_norm: bool = True
+    norm_eps: float = 1e-5
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "prediction_length", "d_model", "d_ff", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"depth is at most {MAX_DEPTH}.", asked=self.depth, todo="a depth below ten")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError("unknown activation.", asked=self.activation, looked=", ".join(ACTIVATIONS))
+        if not 0 <= self.dropout < 1 or self.norm_eps <= 0:
+            raise ConfigError("0 <= dropout < 1 and norm_eps > 0 are needed.", asked=str(self))
+
+
+class SMamba(PointForecaster):
+    """Forecasts every channel from the contexts of all of them.
+
+    Args:
+        config: see :class:`SMambaConfig`.
+
+    Shapes:
+        past_values [B, L, C], NaN = missing, past_covariates [B, L, K] or None -> [B, H, C, 1]. Covariates are further
+        variates, scanned after the others and not forecast; their number is free, and so is C. The order of the
+        channels matters.
+
+    Example:
+        >>> SMamba(SMambaConfig(prediction_length=12, d_model=16))(torch.randn(2, 96, 3)).shape
+        torch.Size([2, 12, 3, 1])
+    """
+
+    channels_meet = True
+    supports_covariates = frozenset({"past"})
+
+    def __init__(self, config: SMambaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_length, self.prediction_length = config.context_length, config.prediction_length
+        self.use_norm, self.norm_eps = config.use_norm, config.norm_eps
+        self.enc_embedding = nn.ModuleDict({"value_embedding": Linear(config.context_length, config.d_model)})
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = SMambaEncoder(config)
+        self.projector = Linear(config.d_model, config.prediction_length)
+
+    def network(self, values: Tensor, covariates: Tensor | None) -> Tensor:
+        """Forecasts normalised windows.
+
+        Shapes: values [B, L, C], covariates [B, L, K] or None -> [B, H, C].
+        """
+        channels = values.shape[2]
+        x_BCL = values.mT if covariates is None else torch.cat([values, covariates], dim=2).mT
+        x_BCD = self.encoder(self.dropout(self.enc_embedding["value_embedding"](x_BCL)))
+        return self.projector(x_BCD[:, :channels]).mT
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that weight decay would only distort."""
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, Mamba)
+            for name in module.no_weight_decay()
+        }
+
+
+class SMambaEncoder(nn.Module):
+    """Applies the layers and a last norm.
+
+    Shapes:
+        [B, C, D] -> [B, C, D].
+    """
+
+    def __init__(self, config: SMambaConfig) -> None:
+        super().__init__()
+        self.attn_layers = nn.ModuleList(SMambaLayer(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(self, x_BCD: Tensor) -> Tensor:
+        """Returns the normalised tokens."""
+        for layer in self.attn_layers:
+            x_BCD = layer(x_BCD)
+        return self.norm(x_BCD)
+
+
+class SMambaLayer(nn.Module):
+    """Adds what two Mamba blocks, one from each end, make of the variates; then applies a feed-forward part.
+
+    The names of the parts are the published ones: ``attention`` and ``attention_r`` are the two blocks, ``conv1`` and
+    ``conv2`` the feed-forward part.
+
+    Shapes:
+        [B, C, D] -> [B, C, D].
+
+    Source: arXiv 2403.11144, algorithm 1.
+    """
+
+    def __init__(self, config: SMambaConfig) -> None:
+        super().__init__()
+        self.attention, self.attention_r = _mixer(config), _mixer(config)
+        self.conv1 = Linear(config.d_model, config.d_ff)
+        self.conv2 = Linear(config.d_ff, config.d_model)
+        self.norm1 = nn.LayerNorm(config.d_model)
+        self.norm2 = nn.LayerNorm(config.d_model)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BCD: Tensor) -> Tensor:
+        """Returns the mixed tokens."""
+        mixed = self.attention(x_BCD) + self.attention_r(x_BCD.flip(1)).flip(1)
+        x_BCD = self.norm1(x_BCD + mixed)
+        hidden = self.dropout(self.activation(self.conv1(x_BCD)))
+        return self.norm2(x_BCD + self.dropout(self.conv2(hidden)))
+
+
+# Modules of the authors' layers that no forward pass uses: two Mamba blocks and an attention, all of width 11.
+DEAD = re.compile(r"encoder\.attn_layers\.\d+\.(man|man2|a)\.")
+
+
+def remap_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the authors' state dict without its dead modules, 1 x 1 convolutions [out, in, 1] as matrices.
+
+    What is dropped are the entries of ``man``, ``man2`` and ``a`` of every layer, and nothing else.
+    """
+    kept = {key: value for key, value in state.items() if not DEAD.match(key)}
+    is_pointwise = re.compile(r"\.conv[12]\.weight$")
+    return {k: v.squeeze(-1) if is_pointwise.search(k) and v.dim() == 3 else v for k, v in kept.items()}
+
+
+HORIZON_TENSORS = ("projector.weight", "projector.bias")  # all whose shape holds H
+ADAPTABLE = ("prediction_length", "dropout", "norm_eps")
+
+
+def _adapt_weights(state: Mapping[str, Tensor], source: SMambaConfig, target: SMambaConfig) -> dict[str, Tensor]:
+    """Drops the projector where the horizon changes; refuses every other change that the weights depend on."""
+    changed = [
+        f"{field.name}: {getattr(source, field.name)} -> {getattr(target, field.name)}"
+        for field in fields(source)
+        if field.name not in ADAPTABLE and getattr(source, field.name) != getattr(target, field.name)
+    ]
+    if changed:
+        raise CheckpointError(
+            "these weights fit no other configuration.",
+            asked="; ".join(changed),
+            todo="only prediction_length (the projector starts anew) and dropout can change with weights",
+        )
+    if source.prediction_length == target.prediction_length:
+        return dict(state)
+    return {name: tensor for name, tensor in state.items() if name not in HORIZON_TENSORS}
+
+
+def _mixer(config: SMambaConfig) -> Mamba:
+    return Mamba(config.d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+
+
+# Sizes of scripts/multivariate_forecasting: small is ETTh1, ETTh2, and ETTm1 and ETTm2 at 96; nano is ETTm1 and ETTm2
+# beyond 96; tiny is Exchange; base is Weather.
+_SIZES = {
+    "nano": ({"d_model": 128, "d_ff": 128}, (192, 336, 720)),
+    "tiny": ({"d_model": 128, "d_ff": 128, "d_state": 32}, (96, 192, 336, 720)),
+    "small": ({}, (96, 192, 336, 720)),
+    "base": ({"d_model": 512, "d_ff": 512, "depth": 3}, (96, 192, 336, 720)),
+}
+
+for _size, (_fields, _horizons) in _SIZES.items():
+    for _horizon in _horizons:
+        register_model(
+            ModelSpec(
+                name=f"s_mamba_{_size}_96_{_horizon}",
+                family="s_mamba",
+                task=SMamba.task,
+                config=SMambaConfig(prediction_length=_horizon, **_fields),
+                build=SMamba,
+                paper="2403.11144",
+                remap_keys=remap_keys,
+                adapt_weights=_adapt_weights,
+            )
+        )
