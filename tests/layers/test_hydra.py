@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import filled_state, load_case
+from published_check import assert_published, assert_published_gradients, case_input
 from ssd_loop import convolved, grouped_norm, scanned
 from symmetry_check import assert_symmetries_hold
 from torch.nn.functional import silu, softplus
@@ -54,22 +55,11 @@ def read_aloud(block, x, *, ngroups=1, dt_limit=(0, 1e9), d_conv=7, **_):
 @DTYPES
 @pytest.mark.parametrize("tag", list(CASE["inputs"]))
 def test_published_outputs(tag, dtype):
-    described = CASE["inputs"][tag]
-    y = published(dtype)(rule_input(described["seed"], described["shape"], dtype))
-    assert y.dtype == dtype
-    assert relative_error(y, REFERENCE[f"{tag}.out.float64"]) < LIMITS[dtype]
+    assert_published(published(dtype)(case_input(CASE, tag, dtype)), REFERENCE[f"{tag}.out.float64"], dtype)
 
 
 def test_published_gradients():
-    block, grad = published(torch.float64), CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(block, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in block.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published(torch.float64), CASE, REFERENCE)
 
 
 def test_parameters_stand_in_the_published_order():

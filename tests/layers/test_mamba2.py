@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import filled_state, load_case
+from published_check import assert_published, assert_published_gradients, case_input
 from ssd_loop import convolved, grouped_norm, scanned
+from step_check import assert_steps_equal_the_whole, stepped
 from symmetry_check import assert_symmetries_hold
 from torch.nn.functional import silu, softplus
 
@@ -44,14 +46,6 @@ def small(options, dtype=torch.float64):
     return block
 
 
-def stepped(block, x_BLD):
-    state, found = block.init_state(len(x_BLD)), []
-    for x_t in x_BLD.unbind(1):
-        y_t, state = block.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
-
-
 def read_aloud(block, x, *, ngroups=1, rmsnorm=True, norm_before_gate=False, dt_limit=(0, 1e9), d_ssm=None, **_):
     p = dict(block.named_parameters())
     inner, heads = p["out_proj.weight"].shape[1], len(p["A_log"])
@@ -75,23 +69,13 @@ def read_aloud(block, x, *, ngroups=1, rmsnorm=True, norm_before_gate=False, dt_
 @DTYPES
 @pytest.mark.parametrize("tag", list(CASE["inputs"]))
 def test_published_outputs(tag, dtype):
-    described, block = CASE["inputs"][tag], published(dtype)
-    x = rule_input(described["seed"], described["shape"], dtype)
+    block, x = published(dtype), case_input(CASE, tag, dtype)
     for y in (block(x), stepped(block, x)):
-        assert y.dtype == dtype
-        assert relative_error(y, REFERENCE[f"{tag}.out.float64"]) < LIMITS[dtype]
+        assert_published(y, REFERENCE[f"{tag}.out.float64"], dtype)
 
 
 def test_published_gradients():
-    block, grad = published(torch.float64), CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(block, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in block.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published(torch.float64), CASE, REFERENCE)
 
 
 def test_parameters_stand_in_the_published_order():
@@ -114,9 +98,7 @@ def test_every_option_is_what_the_loop_says(options):
 @OPTIONS
 def test_steps_equal_the_whole_on_every_prefix(options):
     block, x = small(options, torch.float32), torch.randn(2, 63, 12)
-    steps = stepped(block, x)
-    for length in range(1, 64):
-        torch.testing.assert_close(block(x[:, :length]), steps[:, :length], rtol=1e-5, atol=1e-5)
+    assert_steps_equal_the_whole(block, x, tolerance=1e-5)
 
 
 def test_initial_values():

@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import filled_state, load_case
+from published_check import assert_published, assert_published_gradients, case_input
+from step_check import assert_steps_equal_the_whole, stepped
 from symmetry_check import assert_symmetries_hold
 
 from madzoo.errors import ConfigError, ShapeError
@@ -34,14 +36,6 @@ def small(**options):
         for parameter in block.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return block
-
-
-def stepped(block, x_BLD):
-    state, found = block.init_state(len(x_BLD)), []
-    for x_t in x_BLD.unbind(1):
-        y_t, state = block.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
 
 
 def written_out(block, x_BLD):
@@ -85,23 +79,13 @@ def written_out(block, x_BLD):
 @DTYPES
 @pytest.mark.parametrize("tag", ["a", "short"])
 def test_published_outputs(tag, dtype):
-    described, block = CASE["inputs"][tag], published(dtype)
-    x = rule_input(described["seed"], described["shape"], dtype)
+    block, x = published(dtype), case_input(CASE, tag, dtype)
     for y in (block(x), stepped(block, x)):
-        assert y.dtype == dtype
-        assert relative_error(y, REFERENCE[f"{tag}.out.float64"]) < LIMITS[dtype]
+        assert_published(y, REFERENCE[f"{tag}.out.float64"], dtype)
 
 
 def test_published_gradients():
-    block, grad = published(torch.float64), CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(block, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in block.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published(torch.float64), CASE, REFERENCE)
 
 
 def test_parameters_stand_in_the_published_order():
@@ -127,9 +111,7 @@ def test_it_computes_what_is_written(options):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_steps_equal_the_whole_on_every_prefix(options):
     block, x = small(**options), torch.randn(2, 63, 20, dtype=torch.float64)
-    steps = stepped(block, x)
-    for length in range(1, 64):
-        torch.testing.assert_close(block(x[:, :length]), steps[:, :length], rtol=1e-9, atol=1e-9)
+    assert_steps_equal_the_whole(block, x, tolerance=1e-9)
 
 
 def test_initial_values():

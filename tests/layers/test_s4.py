@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from parity import DATA, LIMITS, load_case, relative_error, rule_input
+from step_check import assert_steps_equal_the_whole, stepped
 
 from madzoo.errors import ConfigError, NotCausalError, ShapeError
 from madzoo.layers import S4Block
@@ -23,14 +24,6 @@ def published(dtype):
     with np.load(DATA / "s4_block_diag" / "weights.npz") as weights:
         block.load_state_dict({name: torch.from_numpy(weights[name]).to(dtype) for name in weights.files}, strict=True)
     return block, rule_input(CASE["inputs"]["full"]["seed"], CASE["inputs"]["full"]["shape"], dtype)
-
-
-def stepped(block, x_BLH):
-    state, found = block.init_state(len(x_BLH)), []
-    for x_t in x_BLH.unbind(1):
-        y_t, state = block.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
 
 
 @DTYPES
@@ -113,9 +106,7 @@ def test_low_rank_steps_equal_the_whole_on_every_prefix(init, l_max):
     torch.manual_seed(0)
     block = S4Block(4, d_state=8, mode="dplr", init=init, l_max=l_max, channels=2).double()
     x = torch.randn(2, 21, 4, dtype=torch.float64)
-    steps = stepped(block, x)
-    for length in range(1, 22):
-        torch.testing.assert_close(block(x[:, :length]), steps[:, :length], rtol=1e-9, atol=1e-9)
+    assert_steps_equal_the_whole(block, x, tolerance=1e-9)
 
 
 def test_a_correction_of_zero_leaves_the_diagonal_system():
@@ -148,9 +139,7 @@ def test_steps_equal_the_whole_on_every_prefix(init, disc):
     torch.manual_seed(0)
     options = {"d_state": 8, "init": init, "disc": disc, "rank": 2, "dt_transform": "softplus"}
     block, x = S4Block(8, **options).double(), torch.randn(2, 21, 8, dtype=torch.float64)
-    steps = stepped(block, x)
-    for length in range(1, 22):
-        torch.testing.assert_close(block(x[:, :length]), steps[:, :length], rtol=1e-9, atol=1e-9)
+    assert_steps_equal_the_whole(block, x, tolerance=1e-9)
 
 
 def test_bidirectional_sees_the_present_once():

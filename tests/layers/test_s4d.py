@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import LIMITS, filled_state, load_case, relative_error
+from published_check import assert_published, assert_published_gradients, case_input
+from step_check import assert_steps_equal_the_whole
 from symmetry_check import assert_symmetries_hold
 
 from madzoo.errors import ConfigError, ShapeError
@@ -21,21 +23,10 @@ def published(dtype):
     return layer
 
 
-def stepped(layer, x_BLD):
-    state, found = layer.init_state(len(x_BLD)), []
-    for x_t in x_BLD.unbind(1):
-        y_t, state = layer.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
-
-
 @DTYPES
 @pytest.mark.parametrize("tag", ["a", "long", "one"])
 def test_published_outputs(tag, dtype):
-    described = CASE["inputs"][tag]
-    y = published(dtype)(rule_input(described["seed"], described["shape"], dtype))
-    assert y.dtype == dtype
-    assert relative_error(y, REFERENCE[f"{tag}.out.float64"]) < LIMITS[dtype]
+    assert_published(published(dtype)(case_input(CASE, tag, dtype)), REFERENCE[f"{tag}.out.float64"], dtype)
 
 
 @DTYPES
@@ -52,24 +43,14 @@ def test_convolving_equals_the_long_convolution(reverse):
 
 
 def test_published_gradients():
-    layer, grad = published(torch.float64), CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(layer, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in layer.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published(torch.float64), CASE, REFERENCE)
 
 
 @pytest.mark.parametrize("dt_max", [0.1, 1.0])
 def test_steps_equal_the_whole_on_every_prefix(dt_max):
     torch.manual_seed(0)
     layer, x = S4D(6, d_state=8, dt_max=dt_max), torch.randn(2, 63, 6)
-    steps = stepped(layer, x)
-    for length in range(1, 64):
-        torch.testing.assert_close(layer(x[:, :length]), steps[:, :length], rtol=1e-5, atol=1e-5)
+    assert_steps_equal_the_whole(layer, x, tolerance=1e-5)
 
 
 def test_layouts_agree():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from step_check import assert_steps_equal_the_whole, stepped
 from symmetry_check import assert_symmetries_hold
 
 from madzoo.errors import ConfigError, NotCausalError, ShapeError
@@ -20,14 +21,6 @@ OPTIONS = [
 def small(**options):
     torch.manual_seed(0)
     return S5(5, **{"d_state": 12, "blocks": 2, "dt_min": 0.05, "dt_max": 0.5, **options}).double()
-
-
-def stepped(layer, x_BLH):
-    state, found = layer.init_state(len(x_BLH)), []
-    for x_t in x_BLH.unbind(1):
-        y_t, state = layer.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
 
 
 def looped(layer, x_BLH):
@@ -70,9 +63,7 @@ def test_the_scan_equals_a_loop(options, bidirectional, length):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_steps_equal_the_whole_on_every_prefix(options):
     layer, x = small(**options), torch.randn(2, 41, 5, dtype=torch.float64)
-    steps = stepped(layer, x)
-    for length in range(1, 42):
-        torch.testing.assert_close(layer(x[:, :length]), steps[:, :length], rtol=1e-10, atol=1e-10)
+    assert_steps_equal_the_whole(layer, x, tolerance=1e-10)
 
 
 def test_float32_is_near_float64():
