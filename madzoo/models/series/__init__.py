@@ -10,6 +10,7 @@ from madzoo.models.series import (
     rlinear,
     s_mamba,
     seasonal_naive,
+    timemachine,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "rlinear",
     "s_mamba",
     "seasonal_naive",
+    "timemachine",
 ]

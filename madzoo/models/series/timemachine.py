@@ -1,0 +1,230 @@
+"""TimeMachine: four Mamba blocks at two resolutions, over the features of a window and across them.
+
+arXiv 2403.09898; code: Atik-Ahamed/TimeMachine. Every window is normalised; a linear map makes N features of its L
+steps, a second one M < N of these. At each resolution one Mamba block reads a window's features as one token, and
+another one reads them as a sequence of single numbers (channels independent); where the channels are mixed, both read
+the channels as a sequence. What the lower resolution gives is mapped back to N, added to the features it came from,
+and put beside what the higher one gives, for a linear map to the horizon.
+
+One token carries no state: with independent channels ``A_log`` of ``mamba2`` and ``mamba3`` meets only zeros, and no
+gradient reaches it. So it is published, and so it is kept.
+
+Axes: B windows, L context, C channels, N features at the high and M at the low resolution, H horizon,
+X rows: windows times channels where channels are independent, else windows; S positions: one, or channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from madzoo.errors import CheckpointError, ConfigError
+from madzoo.layers.linear import Linear
+from madzoo.layers.mamba import Mamba
+from madzoo.layers.point_forecaster import PointForecaster
+from madzoo.registry import ModelSpec, register_model
+
+__all__ = ["AffinePerChannel", "TimeMachine", "TimeMachineConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeMachineConfig:
+    """Describes one TimeMachine.
+
+    Attributes:
+        context_length: steps of the past, L (published: seq_len).
+        prediction_length: steps of the future, H (pred_len).
+        num_channels: channels that the affine norm is made for, C (enc_in); without it any number serves.
+        n1, n2: features at the high and the low resolution, N and M.
+        d_state, d_conv, expand: of the Mamba blocks (dconv, e_fact).
+        mix_channels: read the channels as a sequence (True), or every channel for itself (False; ch_ind = 1).
+        residual: add each resolution's features to what its blocks make of the lower one.
+        affine_norm: scale and shift every normalised channel by learned numbers, and the forecast back (revin).
+        norm_eps: what is added to a window's variance.
+        dropout: probability of dropping a feature in front of the blocks.
+
+    Raises:
+        ConfigError: when a value lies outside its range.
+    """
+
+    context_length: int = 96
+    prediction_length: int = 96
+    num_channels: int = 7
+    n1: int = 512
+    n2: int = 32
+    d_state: int = 256
+    d_conv: int = 2
+    expand: int = 1
+    mix_channels: bool = False
+    residual: bool = True
+    affine_norm: bool = True
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("context_length", "prediction_length", "num_channels", "n1", "n2"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
+        if not 0 <= self.dropout < 1 or self.norm_eps <= 0:
+            raise ConfigError("0 <= dropout < 1 and norm_eps > 0 are needed.", asked=str(self))
+
+
+class TimeMachine(PointForecaster):
+    """Forecasts every channel from its own window, or from those of all channels.
+
+    Args:
+        config: see :class:`TimeMachineConfig`.
+
+    Shapes:
+        past_values [B, L, C], NaN = missing -> [B, H, C, 1]. C is free where ``affine_norm`` is False; the order of the
+        channels matters where they are mixed.
+
+    Example:
+        >>> config = TimeMachineConfig(prediction_length=12, num_channels=3, n1=16, n2=4, d_state=8)
+        >>> TimeMachine(config)(torch.randn(2, 96, 3)).shape
+        torch.Size([2, 12, 3, 1])
+    """
+
+    def __init__(self, config: TimeMachineConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.context_length, self.prediction_length = config.context_length, config.prediction_length
+        self.norm_eps, self.detach_scale = config.norm_eps, config.affine_norm
+        self.num_channels = config.num_channels if config.affine_norm else None
+        self.channels_meet = config.mix_channels
+        self.revin_layer: AffinePerChannel | None = None
+        if config.affine_norm:
+            self.revin_layer = AffinePerChannel(config.num_channels, eps=config.norm_eps)
+        high, low, mixed = config.n1, config.n2, config.mix_channels
+        self.lin1 = Linear(config.context_length, high)
+        self.dropout1 = nn.Dropout(config.dropout)
+        self.lin2 = Linear(high, low)
+        self.dropout2 = nn.Dropout(config.dropout)
+        self.mamba1 = _mixer(config, low if mixed else 1)
+        self.mamba2 = _mixer(config, low)
+        self.mamba3 = _mixer(config, high)
+        self.mamba4 = _mixer(config, high if mixed else 1)
+        self.lin3 = Linear(low, high)
+        self.lin4 = Linear(2 * high, config.prediction_length)
+
+    def network(self, values: Tensor, covariates: Tensor | None) -> Tensor:
+        """Forecasts normalised windows.
+
+        Shapes: values [B, L, C] -> [B, H, C]; there are no covariates.
+        """
+        if self.revin_layer is not None:
+            values = self.revin_layer(values)
+        rows_XSL = values.mT if self.config.mix_channels else values.mT.flatten(0, 1).unsqueeze(1)
+        y_BCH = self._mixed(rows_XSL).reshape(len(values), values.shape[2], -1)
+        return y_BCH.mT if self.revin_layer is None else self.revin_layer.restore(y_BCH.mT)
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that weight decay would only distort."""
+        return {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if isinstance(module, Mamba)
+            for name in module.no_weight_decay()
+        }
+
+    def _mixed(self, rows_XSL: Tensor) -> Tensor:
+        high_XSN = self.lin1(rows_XSL)
+        dropped_XSN = self.dropout1(high_XSN)
+        above_XSN = self._across(self.mamba4, dropped_XSN) + self.mamba3(dropped_XSN)
+        low_XSM = self.lin2(dropped_XSN)
+        dropped_XSM = self.dropout2(low_XSM)
+        below_XSM = self._across(self.mamba1, dropped_XSM) + self.mamba2(dropped_XSM)
+        residual = self.config.residual
+        below_XSN = self.lin3(below_XSM + low_XSM if residual else below_XSM)
+        below_XSN = below_XSN + high_XSN if residual else below_XSN
+        return self.lin4(torch.cat([below_XSN, above_XSN], dim=2))
+
+    def _across(self, mamba: Mamba, x_XSN: Tensor) -> Tensor:
+        return mamba(x_XSN) if self.config.mix_channels else mamba(x_XSN.mT).mT
+
+
+class AffinePerChannel(nn.Module):
+    """Scales and shifts every channel by learned numbers, and takes forecasts back.
+
+    The way back divides by the scale plus eps squared, as published, so that it is defined at scale 0.
+
+    Shapes:
+        [B, L, C] -> [B, L, C].
+
+    Source: arXiv 2111.14865 (reversible instance normalisation), its affine part.
+    """
+
+    def __init__(self, channels: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.affine_weight = nn.Parameter(torch.ones(channels))
+        self.affine_bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the scaled and shifted values."""
+        return x * self.affine_weight + self.affine_bias
+
+    def restore(self, y: Tensor) -> Tensor:
+        """Takes forecasts back."""
+        return (y - self.affine_bias) / (self.affine_weight + self.eps * self.eps)
+
+
+HORIZON_TENSORS = ("lin4.weight", "lin4.bias")  # all whose shape holds H
+ADAPTABLE = ("prediction_length", "dropout", "norm_eps")
+
+
+def _adapt_weights(
+    state: Mapping[str, Tensor], source: TimeMachineConfig, target: TimeMachineConfig
+) -> dict[str, Tensor]:
+    """Drops the last map where the horizon changes; refuses every other change that the weights depend on."""
+    changed = [
+        f"{field.name}: {getattr(source, field.name)} -> {getattr(target, field.name)}"
+        for field in fields(source)
+        if field.name not in ADAPTABLE and getattr(source, field.name) != getattr(target, field.name)
+    ]
+    if changed:
+        raise CheckpointError(
+            "these weights fit no other configuration.",
+            asked="; ".join(changed),
+            todo="only prediction_length (the last map starts anew) and dropout can change with weights",
+        )
+    if source.prediction_length == target.prediction_length:
+        return dict(state)
+    return {name: tensor for name, tensor in state.items() if name not in HORIZON_TENSORS}
+
+
+def _mixer(config: TimeMachineConfig, width: int) -> Mamba:
+    return Mamba(width, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+
+
+# Of TimeMachine_supervised/scripts: what is fixed per data set, and (n1, n2, dropout) for the horizons 96 to 720.
+_SCRIPTS = {
+    "etth1": ({}, ((512, 32, 0.7), (512, 64, 0.7), (512, 128, 0.7), (128, 16, 0.7))),
+    "etth2": ({}, ((128, 32, 0.7), (256, 32, 0.7), (512, 64, 0.7), (256, 128, 0.7))),
+    "ettm1": ({}, ((256, 64, 0.6), (512, 32, 0.6), (128, 16, 0.6), (512, 128, 0.6))),
+    "ettm2": ({}, ((256, 32, 0.6), (128, 64, 0.6), (256, 128, 0.6), (256, 128, 0.6))),
+    "weather": ({"num_channels": 21}, ((128, 16, 0.1), (512, 128, 0.5), (128, 64, 0.0), (512, 256, 0.0))),
+    "electricity": (
+        {"num_channels": 321, "mix_channels": True},
+        ((512, 128, 0.0), (512, 256, 0.0), (512, 256, 0.4), (512, 8, 0.0)),
+    ),
+    "traffic": (
+        {"num_channels": 862, "mix_channels": True, "affine_norm": False},
+        ((512, 16, 0.3), (512, 256, 0.1), (512, 256, 0.1), (512, 128, 0.1)),
+    ),
+}
+
+for _data, (_fields, _sizes) in _SCRIPTS.items():
+    for _horizon, (_n1, _n2, _dropout) in zip((96, 192, 336, 720), _sizes, strict=True):
+        register_model(
+            ModelSpec(
+                name=f"timemachine_{_data}_96_{_horizon}",
+                family="timemachine",
+                task=TimeMachine.task,
+                config=TimeMachineConfig(prediction_length=_horizon, n1=_n1, n2=_n2, dropout=_dropout, **_fields),
+                build=TimeMachine,
+                paper="2403.09898",
+                adapt_weights=_adapt_weights,
+            )
+        )
