@@ -6,6 +6,7 @@ the header).
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,9 @@ ID_COLUMN = "item_id"
 TIMESTAMP_COLUMN = "timestamp"
 ID_NAMES = (ID_COLUMN, "unique_id", "series_id")
 TIMESTAMP_NAMES = (TIMESTAMP_COLUMN, "date", "datetime", "time", "ds", "day", "week", "month", "year")
+
+# Offsets that change within a column, as where summer begins, have only UTC in common.
+DATE_FORMS: tuple[dict[str, Any], ...] = ({"format": "ISO8601"}, {}, {"format": "ISO8601", "utc": True})
 
 
 def find_ids(table: pd.DataFrame, asked: str) -> str | None:
@@ -86,12 +90,12 @@ def _parse_dates(column: pd.Series) -> pd.DatetimeIndex:
     reasons = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas says that it guessed day first; a wrong guess fails on a later row
-        for form in ("ISO8601", None):
+        for options in DATE_FORMS:
             try:
-                return pd.DatetimeIndex(pd.to_datetime(column, format=form))
+                return pd.DatetimeIndex(pd.to_datetime(column, **options))
             except (ValueError, TypeError, OverflowError) as error:
                 reasons.append(str(error).splitlines()[0])
-    raise DataError(f"time stamp column {column.name!r} is unreadable: {reasons[-1]}")
+    raise DataError(f"time stamp column {column.name!r} is unreadable: {reasons[1]}")
 
 
 def parse_values(column: pd.Series) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Any user's table of time series, read into records on a regular time grid: gaps become NaN, doubts become errors.
 
 Long tables have one row per series and time (and a column that names the series); wide tables one numeric column per
-series.
+series. Where no step is given and none fits, rows are taken as equally spaced, and a warning says so.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +15,26 @@ import pandas as pd
 import pyarrow as pa
 
 from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_targets, find_time, parse_time, parse_values
-from madzoo.data.time_grid import Step, find_step, future_stamps, parse_step, regular_grid
+from madzoo.data.time_grid import Step, find_step, future_stamps, median_step, parse_step, regular_grid
 from madzoo.errors import DataError
 
 __all__ = ["Series", "read_series"]
 
 SINGLE_ITEM = "0"  # the item_id where a table names no series
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Series:
-    """Holds one series on its regular grid.
+    """Holds one series, on a regular grid unless its rows lie on none.
 
     Attributes:
         item_id: what the table calls it; ``"0"`` where the table has no id column.
         target_name: the column its values come from.
-        stamps: its time stamps, without a gap.
+        stamps: its time stamps, without a gap (or those of its rows, where they are irregular).
         values: float64, NaN where the table has no row or no value.
-        step: the distance of two stamps.
+        step: the distance of two stamps; the median one where they are irregular.
+        rows: where in the table it stands.
     """
 
     item_id: Any
@@ -39,10 +42,17 @@ class Series:
     stamps: pd.Index
     values: np.ndarray
     step: Step
+    rows: np.ndarray
 
     def future(self, count: int) -> pd.Index:
         """Returns the next ``count`` time stamps."""
         return future_stamps(self.stamps[-1], self.step, count)
+
+    def on_grid(self, stamps: pd.Index, values: np.ndarray) -> np.ndarray:
+        """Returns other values of its rows, such as a covariate's, at its time stamps; NaN where there is no row."""
+        found = np.full(len(self.stamps), np.nan)
+        found[self.stamps.get_indexer(stamps[self.rows])] = values[self.rows]
+        return found
 
 
 def read_series(
@@ -60,13 +70,14 @@ def read_series(
         id_column: names the series. The default is looked for under its usual names and may be absent.
         timestamp_column: time, as dates or integers. The default is looked for by usual names, then by type.
         target: the column or columns to forecast; None takes every other column, which must then be numeric.
-        freq: the step, a pandas offset or (integer time) a number; None: the most common step of each series, so
-            that only a table of single rows needs one.
+        freq: the step, a pandas offset or (integer time) a number; None: the most common step of each series. A
+            series of one row then takes the step of the others, and without any a day (integer time: 1); one whose
+            rows lie on no grid is taken as equally spaced. A warning tells of both.
 
     Raises:
         DataError: in one line, when the file is missing, empty or unreadable, a column is missing or not numeric, the
-            time stamps of a series are unreadable, unsorted, duplicate or irregular, a value is infinite, or no step
-            can be found.
+            time stamps of a series are unreadable, unsorted, duplicate, or off the grid of a given ``freq``, or a value
+            is infinite.
 
     Example:
         >>> table = pd.DataFrame({"date": ["2024-01-01", "2024-01-02", "2024-01-04"], "sales": [3, 4, 6]})
@@ -84,10 +95,9 @@ def read_series(
     rows = _rows_of_items(table, ids)
     for item, where in rows.items():
         _check_order(stamps[where], f"{time!r}" if ids is None else f"{time!r} of series {item}")
-    dates = isinstance(stamps, pd.DatetimeIndex)
-    steps = _steps({i: stamps[where] for i, where in rows.items()}, freq, integer_time=not dates)
+    grids = _grids({item: stamps[where] for item, where in rows.items()}, freq)
     return [
-        _on_grid(item, name, stamps[where], values[name][where], steps[item])
+        _on_grid(item, name, where, stamps[where], values[name], *grids[item])
         for item, where in rows.items()
         for name in targets
     ]
@@ -136,18 +146,48 @@ def _check_order(stamps: pd.Index, owner: str) -> None:
         raise DataError(f"unsorted time stamps in {owner}: {early} comes after a later one.", todo="sort the table")
 
 
-def _steps(stamps: dict[Any, pd.Index], freq: str | int | None, *, integer_time: bool) -> dict[Any, Step]:
-    """The step of every series; a series of one row takes that of the first longer one."""
-    if freq is not None:
-        return dict.fromkeys(stamps, parse_step(freq, integer_time=integer_time))
-    found = {item: step for item, index in stamps.items() if (step := find_step(index)) is not None}
-    if not found:
-        raise DataError("the step of a single row is unknown.", todo="freq=..., such as 'D' or 'h'")
-    return {item: found.get(item, next(iter(found.values()))) for item in stamps}
+def _grids(stamps: dict[Any, pd.Index], freq: str | int | None) -> dict[Any, tuple[pd.Index, Step]]:
+    """The grid and the step of every series; series with the same time stamps share them."""
+    dates = isinstance(next(iter(stamps.values())), pd.DatetimeIndex)
+    given = None if freq is None else parse_step(freq, integer_time=not dates)
+    kept: dict[bytes, tuple[pd.Index, Step] | None] = {}
+    found = {item: _grid(kept, index, given, owner=f"series {item}") for item, index in stamps.items()}
+    steps = [entry[1] for entry in found.values() if entry is not None]
+    if not steps:
+        logger.warning("the step of single rows is unknown: %s is assumed; freq=... says it.", "a day" if dates else 1)
+    usual = steps[0] if steps else parse_step("D" if dates else 1, integer_time=not dates)
+    return {item: (stamps[item], usual) if entry is None else entry for item, entry in found.items()}
 
 
-def _on_grid(item: Any, name: str, stamps: pd.Index, values: np.ndarray, step: Step) -> Series:
-    grid = regular_grid(stamps, step, owner=f"series {item}")
-    on_grid = np.full(len(grid), np.nan)
-    on_grid[grid.get_indexer(stamps)] = values
-    return Series(item_id=item, target_name=name, stamps=grid, values=on_grid, step=step)
+def _grid(
+    kept: dict[bytes, tuple[pd.Index, Step] | None], stamps: pd.Index, given: Step | None, *, owner: str
+) -> tuple[pd.Index, Step] | None:
+    """The grid and the step of one series, None for a single row without a given step."""
+    key = np.asarray(stamps, dtype="datetime64[ns]" if isinstance(stamps, pd.DatetimeIndex) else "int64").tobytes()
+    if key not in kept:
+        kept[key] = _make_grid(stamps, given, owner)
+    return kept[key]
+
+
+def _make_grid(stamps: pd.Index, given: Step | None, owner: str) -> tuple[pd.Index, Step] | None:
+    step = find_step(stamps) if given is None else given
+    if step is None:
+        return None
+    try:
+        return regular_grid(stamps, step, owner=owner), step
+    except DataError as error:
+        if given is not None:
+            raise
+        reason = str(error).splitlines()[0]
+        logger.warning("%s Its rows are taken as equally spaced; freq=... asks for a grid.", reason)
+        return stamps, median_step(stamps)
+
+
+def _on_grid(
+    item: Any, name: str, rows: np.ndarray, stamps: pd.Index, column: np.ndarray, grid: pd.Index, step: Step
+) -> Series:
+    values = column[rows]
+    if len(grid) > len(rows):
+        values = np.full(len(grid), np.nan)
+        values[grid.get_indexer(stamps)] = column[rows]
+    return Series(item_id=item, target_name=name, stamps=grid, values=values, step=step, rows=rows)

@@ -7,7 +7,7 @@ from pandas.tseries.frequencies import to_offset
 
 from madzoo.errors import DataError
 
-__all__ = ["Step", "find_step", "future_stamps", "parse_step", "regular_grid"]
+__all__ = ["Step", "find_step", "future_stamps", "median_step", "parse_step", "regular_grid"]
 
 Step = pd.tseries.offsets.BaseOffset | int  # a calendar step, or a number where time is counted in integers
 
@@ -51,6 +51,12 @@ def find_step(stamps: pd.Index) -> Step | None:
     if common == pd.Timedelta(days=1):
         return to_offset("B") if len(stamps) > 5 and (stamps.day_of_week < 5).all() else to_offset("D")
     return to_offset(common)
+
+
+def median_step(stamps: pd.Index) -> Step:
+    """Returns the median distance of sorted time stamps, for series that lie on no grid."""
+    median = stamps.to_series().diff().median()
+    return to_offset(median) if isinstance(stamps, pd.DatetimeIndex) else max(1, round(median))
 
 
 def _month_step(stamps: pd.DatetimeIndex, months: int) -> Step:

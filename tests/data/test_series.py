@@ -98,10 +98,78 @@ def test_integer_time():
 def test_short_series():
     one = frame(["2024-05-01"], y=[3.0])
     assert list(read_series(one, freq="MS")[0].future(1)) == [pd.Timestamp("2024-06-01")]
-    with pytest.raises(DataError, match="step of a single row is unknown"):
-        read_series(one)
     table = frame(["2024-05-01", "2024-05-01", "2024-05-08"], item_id=["short", "long", "long"], y=1)
     assert read_series(table)[0].future(1)[0] == pd.Timestamp("2024-05-08")
+
+
+@pytest.mark.parametrize(("stamps", "following"), [(["2024-02-28"], pd.Timestamp("2024-02-29")), ([1950], 1951)])
+def test_the_step_of_single_rows_is_assumed_and_said(stamps, following, caplog):
+    assert read_series(frame(stamps, y=1.0))[0].future(1)[0] == following
+    assert "is assumed; freq=" in caplog.text
+
+
+def test_two_rows_have_a_step(caplog):
+    assert read_series(frame(days(2), y=1.0))[0].future(1)[0] == pd.Timestamp("2024-01-03")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("stamps", "following"),
+    [
+        (["2024-01-01 00:00", "2024-01-01 01:00", "2024-01-01 01:25"], "2024-01-01 02:07:30"),
+        (["2024-01-01 00:00:00", "2024-01-01 00:00:01", "2030-01-01"], None),
+    ],
+)
+def test_irregular_rows_are_equally_spaced_and_said(stamps, following, caplog):
+    table = frame(stamps, y=[1.0, 2.0, 3.0])
+    (series,) = read_series(table)
+    assert series.values.tolist() == [1, 2, 3] and list(series.stamps) == [pd.Timestamp(s) for s in stamps]
+    assert "equally spaced; freq=" in caplog.text
+    assert following is None or series.future(1)[0] == pd.Timestamp(following)
+    with pytest.raises(DataError, match=r"off the regular grid|too small"):
+        read_series(table, freq="h" if following else "s")
+
+
+def test_irregular_integers():
+    (series,) = read_series(pd.DataFrame({"t": [0, 2, 4, 9], "y": 1.0}), timestamp_column="t")
+    assert series.future(2).tolist() == [11, 13]
+
+
+def test_other_columns_lie_on_the_grid_of_their_series():
+    table = frame(["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-02"], item_id=[1, 2, 1, 2], y=[1, 10, 3, 20])
+    table.loc[3, "timestamp"] = "2024-01-04"
+    first, second = read_series(table, freq="D")
+    np.testing.assert_array_equal(first.values, [1, np.nan, 3])
+    np.testing.assert_array_equal(first.on_grid(pd.DatetimeIndex(table["timestamp"]), np.arange(4.0)), [0, np.nan, 2])
+    np.testing.assert_array_equal(second.on_grid(pd.DatetimeIndex(table["timestamp"]), np.arange(4.0)), [1, np.nan, 3])
+
+
+def test_series_that_share_their_time_stamps_are_read_alike():
+    table = frame(list(days(5).delete(2)) * 3, item_id=[0] * 4 + [1] * 4 + [2] * 4, y=range(12))
+    series = read_series(table)
+    assert all(one.values[2] != one.values[2] for one in series)
+    assert [one.values[4] for one in series] == [3, 7, 11]
+    assert series[0].stamps is series[2].stamps
+
+
+@pytest.mark.parametrize("freq", ["h", None])
+def test_clocks_that_change(freq):
+    local = pd.date_range("2024-03-30 20:00", periods=12, freq="h", tz="Europe/Berlin")
+    (series,) = read_series(frame(local, y=1.0), freq=freq)
+    assert len(series.values) == 12 and series.future(1)[0] - local[-1] == pd.Timedelta("1h")
+    midnights = pd.date_range("2024-03-29", periods=4, freq="D", tz="Europe/Berlin")
+    (series,) = read_series(frame(midnights, y=1.0))
+    assert series.future(1)[0] == pd.Timestamp("2024-04-02", tz="Europe/Berlin") and len(series.values) == 4
+
+
+def test_text_with_changing_offsets_is_read_in_utc(tmp_path):
+    local = pd.date_range("2024-03-31 00:00", periods=6, freq="h", tz="Europe/Berlin")
+    path = tmp_path / "table.csv"
+    frame([stamp.isoformat() for stamp in local], y=range(6)).to_csv(path, index=False)
+    (series,) = read_series(path)
+    assert series.values.tolist() == list(range(6)) and series.future(1)[0] == pd.Timestamp(
+        "2024-03-31 05:00", tz="UTC"
+    )
 
 
 def test_quarter_hours_from_text_day_first():
@@ -143,7 +211,6 @@ def test_bad_tables(columns, options, match):
         (["2024-01-01", None, "2024-01-02"], "empty cell in row 2"),
         (["2024-01-01", "2024-01-02", "soon"], "unreadable"),
         ([1.0, 1.5, 2.0], "1.5 in row 2, neither a date nor an integer"),
-        (["2024-01-01 00:00", "2024-01-01 01:00", "2024-01-01 01:25"], "off the regular grid"),
     ],
     ids=str,
 )
@@ -175,7 +242,6 @@ def test_no_time_stamp_column():
         ("binary.csv", b"\x89PNG\r\n\x1a\n\x00\xff\xfe" * 40, "the file is|no readable CSV|no time stamp"),
         ("broken.parquet", b"PAR1 and nothing", "no readable CSV or Parquet"),
         ("empty.parquet", b"", "no readable CSV or Parquet"),
-        ("twice.csv", "timestamp,timestamp\n2024-01-01,1\n", "neither|no column|not numeric|unreadable|unknown"),
     ],
 )
 def test_bad_files(tmp_path, name, content, match):
