@@ -65,9 +65,9 @@ def filled_state(case: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
 def load_published(
     name: str, case: dict[str, Any], dtype: torch.dtype, folder: Path, *, key: str = "model"
 ) -> nn.Module:
-    """Loads the weights of a case through the door that a user takes, from a file as authors store it."""
+    """Loads the weights of a case through the door that a user takes, from a file that has them under ``key``."""
     before, path = torch.get_default_dtype(), folder / "authors.pth"
-    torch.save({"model": filled_state(case, dtype), "epoch": 299}, path)
+    torch.save({key: filled_state(case, dtype), "epoch": 299}, path)
     torch.set_default_dtype(dtype)
     try:
         return create_model(name, checkpoint_path=path).eval()

@@ -4,7 +4,15 @@ import pytest
 import torch
 from parity import LIMITS, relative_error, rule_input, weighted_sum
 
-__all__ = ["assert_published", "assert_published_features", "assert_published_gradients", "case_input"]
+from madzoo.registry import find_spec
+
+__all__ = [
+    "assert_published",
+    "assert_published_count",
+    "assert_published_features",
+    "assert_published_gradients",
+    "case_input",
+]
 
 
 def case_input(case, tag, dtype):
@@ -14,9 +22,19 @@ def case_input(case, tag, dtype):
 
 
 def assert_published(ours, reference, dtype):
-    """Checks a tensor and its dtype."""
-    assert ours.dtype == dtype
+    """Checks a tensor, its shape and its dtype."""
+    assert ours.dtype == dtype and ours.shape == reference.shape
     assert relative_error(ours, reference) < LIMITS[dtype]
+
+
+def assert_published_count(name, count):
+    """Checks the number of parameters of a variant, built without memory for them; returns its spec."""
+    spec = find_spec(name)
+    with torch.device("meta"):
+        model = spec.build(spec.config)
+    assert sum(p.numel() for p in model.parameters()) == count
+    assert all(p.is_meta for p in model.parameters())
+    return spec
 
 
 def assert_published_gradients(module, case, reference, *, remap_keys=dict):
@@ -56,7 +74,7 @@ def assert_published_features(model, case, reference, tag, *, module_of=str, lai
     for hook in hooks:
         hook.remove()
     assert_published(logits, reference[f"{tag}.logits.float64"], dtype)
-    assert relative_error(pooled, reference[f"{tag}.features.float64"]) < LIMITS[dtype]
+    assert_published(pooled, reference[f"{tag}.features.float64"], dtype)
     for name, summary in described.items():
         assert list(taps[name].shape) == summary["shape"]
         values = taps[name].flatten()[:: summary["flat_idx_stride"]][:64]

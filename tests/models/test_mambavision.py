@@ -5,8 +5,10 @@ import re
 
 import pytest
 import torch
+from published_check import assert_published_count
 from safetensors.torch import save_file
 from symmetry_check import assert_symmetries_hold
+from tiny_images import images
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
@@ -44,22 +46,9 @@ def small(form="plain", **changes):
     return model
 
 
-def options_of(model):
-    return {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
-
-
-def images(height, width=None, *, channels=3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
-
-
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
 def test_published_variants(name):
-    spec = find_spec(name)
-    with torch.device("meta"):
-        model = spec.build(spec.config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
-    assert all(p.is_meta for p in model.parameters())
+    spec = assert_published_count(name, PUBLISHED_COUNTS[name])
     assert spec.paper == "2407.08083"
     side = spec.config.img_size
     assert name.endswith(f"_{side}") and spec.config.window_size == (side // 16, side // 32)
@@ -139,7 +128,7 @@ def test_authors_files_load(wrap, tmp_path):
         save_file({f"model.{key}": value for key, value in state.items()}, path)
     else:
         torch.save({"epoch": 1, "arch": "mamba_vision", "state_dict": state}, path)
-    loaded = create_model(NAME, checkpoint_path=path, **options_of(model)).eval()
+    loaded = create_model(NAME, checkpoint_path=path, **dataclasses.asdict(model.config)).eval()
     assert torch.equal(loaded(images(64)), model(images(64)))
     assert remap_keys(state).keys() == state.keys()
 

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from parity import LIMITS, filled_state, load_case, relative_error, rule_input, weighted_sum
+from parity import load_case, load_published
+from published_check import assert_published_features, assert_published_gradients
 from symmetry_check import assert_symmetries_hold
+from tiny_images import images
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
@@ -35,66 +37,27 @@ def small(form="l1", **changes):
     return PlainMamba(dataclasses.replace(SMALL, **(FORMS[form] | changes))).eval()
 
 
-def options_of(model):
-    return {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
-
-
-def images(height, width=None, *, channels=3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
-
-
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
 def published(request, tmp_path_factory):
-    """Loads weights in the authors' layout through the door that a user takes, in one dtype."""
-    before, path = torch.get_default_dtype(), tmp_path_factory.mktemp("authors") / "l1.pth"
-    torch.save({"meta": {"epoch": 300}, "state_dict": filled_state(CASE, request.param)}, path)
-    torch.set_default_dtype(request.param)
-    try:
-        model = create_model(NAME, checkpoint_path=path).eval()
-    finally:
-        torch.set_default_dtype(before)
-        path.unlink()
-    return model
+    folder = tmp_path_factory.mktemp("authors")
+    return load_published(NAME, CASE, request.param, folder, key="state_dict")
 
 
 @pytest.mark.parametrize("tag", ["a", "odd"])
 def test_published_outputs_and_taps(published, tag):
-    dtype, described, taps = next(published.parameters()).dtype, CASE["taps"][tag], {}
-    hooks = [
-        published.get_submodule(name.removeprefix("backbone.")).register_forward_hook(
-            lambda _m, _args, y, name=name: taps.update({name: y})
-        )
-        for name in described
-    ]
-    x = CASE["inputs"][tag]
-    with torch.no_grad():
-        features = published.forward_features(rule_input(x["seed"], x["shape"], dtype))
-        logits, pooled = published.forward_head(features), published.forward_head(features, pre_logits=True)
-    for hook in hooks:
-        hook.remove()
-    assert logits.dtype == dtype
-    assert relative_error(logits, REFERENCE[f"{tag}.logits.float64"]) < LIMITS[dtype]
-    assert relative_error(pooled, REFERENCE[f"{tag}.features.float64"]) < LIMITS[dtype]
-    for name, summary in described.items():
-        tap = taps[name].permute(0, 2, 3, 1) if name.endswith("projection") else taps[name]
-        tap = tap.flatten(1, 2)  # the case was run on sequences
-        assert list(tap.shape) == summary["shape"]
-        values = tap.flatten()[:: summary["flat_idx_stride"]][:64]
-        assert relative_error(values, REFERENCE[f"{tag}.tap.{name}"]) < LIMITS[dtype]
+    def module_of(name):
+        return name.removeprefix("backbone.")
+
+    def laid_out(name, tap):
+        tap = tap.permute(0, 2, 3, 1) if name.endswith("projection") else tap
+        return tap.flatten(1, 2)  # the case was run on sequences
+
+    assert_published_features(published, CASE, REFERENCE, tag, module_of=module_of, laid_out=laid_out)
 
 
 @pytest.mark.parametrize("published", [torch.float64], indirect=True, ids=str)
 def test_published_gradients(published):
-    grad = CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(published, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in published.named_parameters()}
-    assert norms == pytest.approx(remap_keys(grad["param_grad_l2"]), rel=1e-9)
+    assert_published_gradients(published, CASE, REFERENCE, remap_keys=remap_keys)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
@@ -146,7 +109,7 @@ def test_the_file_of_the_authors_loads(form, tmp_path):
     stored = authors_state(model)
     assert remap_keys(stored).keys() == model.state_dict().keys()
     torch.save({"meta": {"epoch": 300}, "state_dict": stored, "optimizer": {}}, path)
-    loaded = create_model(NAME, checkpoint_path=path, **options_of(model)).eval()
+    loaded = create_model(NAME, checkpoint_path=path, **dataclasses.asdict(model.config)).eval()
     assert torch.equal(loaded(images(32)), model(images(32)))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from parity import DATA, LIMITS, load_case, relative_error, rule_input
+from published_check import assert_published_count
 from torch import nn
 
 from madzoo.errors import ConfigError, ShapeError
@@ -89,11 +90,7 @@ def test_published_gradients(name, tmp_path):
 
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
 def test_published_variants(name):
-    spec = find_spec(name)
-    with torch.device("meta"):
-        model = spec.build(spec.config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
-    assert all(p.is_meta for p in model.parameters())
+    spec = assert_published_count(name, PUBLISHED_COUNTS[name])
     assert spec.paper in ("2111.00396", "2206.11893", "2206.12037") and not spec.weights
 
 

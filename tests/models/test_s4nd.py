@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from parity import DATA, LIMITS, load_case, relative_error, rule_input
+from published_check import assert_published_count
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.factory import create_model
@@ -100,11 +101,7 @@ def test_published_gradients(name, tmp_path):
 
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
 def test_published_variants(name):
-    spec = find_spec(name)
-    with torch.device("meta"):
-        model = spec.build(spec.config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
-    assert all(p.is_meta for p in model.parameters())
+    spec = assert_published_count(name, PUBLISHED_COUNTS[name])
     assert spec.paper == "2210.06583" and not spec.weights
     assert spec.preparation.input_size == (3, spec.config.img_size, spec.config.img_size)
     assert spec.preparation.crop_pct == (0.9 if spec.config.img_size == 224 else 1)

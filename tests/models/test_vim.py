@@ -4,13 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from parity import LIMITS, load_case, load_published, relative_error, rule_input, weighted_sum
+from parity import load_case, load_published
+from published_check import assert_published_count, assert_published_features, assert_published_gradients
 from symmetry_check import assert_symmetries_hold
+from tiny_images import images
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.models.image.vim import Vim, VimConfig, adapt_weights
-from madzoo.registry import find_spec, list_specs
+from madzoo.registry import list_specs
 
 CASE, REFERENCE = load_case("vim_tiny_patch16_224")
 SMALL = VimConfig(img_size=16, patch_size=4, stride=4, num_classes=5, depth=3, embed_dim=32, d_state=4)
@@ -33,18 +35,9 @@ def published(request, tmp_path_factory):
     return load_published("vim_tiny_patch16_224", CASE, request.param, tmp_path_factory.mktemp("authors"))
 
 
-def images(height, width=None, *, channels=3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
-
-
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
 def test_published_variants(name):
-    spec = find_spec(f"{name}.hustvl_in1k")
-    with torch.device("meta"):
-        model = spec.build(spec.config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
-    assert all(p.is_meta for p in model.parameters())
+    spec = assert_published_count(f"{name}.hustvl_in1k", PUBLISHED_COUNTS[name])
     assert spec.default_tag == "hustvl_in1k"
     assert spec.pretrained_cfg.hub_id.startswith("hustvl/Vim-")
     assert spec.pretrained_cfg.revision is spec.pretrained_cfg.sha256 is None
@@ -55,39 +48,16 @@ def test_the_family_is_registered():
 
 
 def test_published_outputs_and_taps(published):
-    dtype, described, taps = published.pos_embed.dtype, CASE["taps"]["a"], {}
-    # The published block returns (mixer output, residual); its first part is ours of the mixer.
-    hooks = [
-        published.get_submodule(f"{name}.mixer" if name.count(".") == 1 else name).register_forward_hook(
-            lambda _module, _args, y, name=name: taps.update({name: y})
-        )
-        for name in described
-    ]
-    with torch.no_grad():
-        tokens = published.forward_features(rule_input(101, (2, 3, 224, 224), dtype))
-        features, logits = published.forward_head(tokens, pre_logits=True), published.forward_head(tokens)
-    for hook in hooks:
-        hook.remove()
-    assert logits.dtype == dtype
-    assert relative_error(logits, REFERENCE["a.logits.float64"]) < LIMITS[dtype]
-    assert relative_error(features, REFERENCE["a.features.float64"]) < LIMITS[dtype]
-    for name, summary in described.items():
-        assert list(taps[name].shape) == summary["shape"]
-        values = taps[name].flatten()[:: summary["flat_idx_stride"]][:64]
-        assert relative_error(values, REFERENCE[f"a.tap.{name}"]) < LIMITS[dtype]
+    def module_of(name):
+        """Names our module: a published block returns (mixer output, residual), and its first part is our mixer's."""
+        return f"{name}.mixer" if name.count(".") == 1 else name
+
+    assert_published_features(published, CASE, REFERENCE, "a", module_of=module_of)
 
 
 @pytest.mark.parametrize("published", [torch.float64], indirect=True, ids=str)
 def test_published_gradients(published):
-    model, grad = published, CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(model, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published, CASE, REFERENCE)
 
 
 def test_parameters_stand_in_the_published_order():

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from parity import LIMITS, load_case, load_published, relative_error, rule_input, weighted_sum
+from parity import load_case, load_published
+from published_check import assert_published_count, assert_published_features, assert_published_gradients
 from symmetry_check import assert_symmetries_hold
+from tiny_images import images
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.factory import create_model
@@ -44,15 +46,6 @@ def small(form="current", **changes):
     return VMamba(dataclasses.replace(SMALL, **(FORMS[form] | changes))).eval()
 
 
-def options_of(model):
-    return {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
-
-
-def images(height, width=None, *, channels=3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, channels, height, width or height, generator=generator, dtype=dtype)
-
-
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
 def published(request, tmp_path_factory):
     return load_published(NAME, CASE, request.param, tmp_path_factory.mktemp("authors"))
@@ -60,11 +53,7 @@ def published(request, tmp_path_factory):
 
 @pytest.mark.parametrize("name", PUBLISHED_COUNTS)
 def test_published_variants(name):
-    spec = find_spec(name)
-    with torch.device("meta"):
-        model = spec.build(spec.config)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_COUNTS[name]
-    assert all(p.is_meta for p in model.parameters())
+    spec = assert_published_count(name, PUBLISHED_COUNTS[name])
     assert spec.paper == "2401.10166"
     if "m2" in name:
         assert not spec.weights
@@ -89,38 +78,15 @@ def test_parameters_stand_in_the_published_order():
 
 @pytest.mark.parametrize("tag", ["a", "odd"])
 def test_published_outputs_and_taps(published, tag):
-    dtype, described, taps = next(published.parameters()).dtype, CASE["taps"][tag], {}
-    hooks = [
-        published.get_submodule(name).register_forward_hook(lambda _m, _args, y, name=name: taps.update({name: y}))
-        for name in described
-    ]
-    x = CASE["inputs"][tag]
-    with torch.no_grad():
-        features = published.forward_features(rule_input(x["seed"], x["shape"], dtype))
-        logits, pooled = published.forward_head(features), published.forward_head(features, pre_logits=True)
-    for hook in hooks:
-        hook.remove()
-    assert logits.dtype == dtype
-    assert relative_error(logits, REFERENCE[f"{tag}.logits.float64"]) < LIMITS[dtype]
-    assert relative_error(pooled, REFERENCE[f"{tag}.features.float64"]) < LIMITS[dtype]
-    for name, summary in described.items():
-        tap = taps[name].permute(0, 3, 1, 2)  # the case was run channel-first
-        assert list(tap.shape) == summary["shape"]
-        values = tap.flatten()[:: summary["flat_idx_stride"]][:64]
-        assert relative_error(values, REFERENCE[f"{tag}.tap.{name}"]) < LIMITS[dtype]
+    def laid_out(_name, tap):
+        return tap.permute(0, 3, 1, 2)  # the case was run channel-first
+
+    assert_published_features(published, CASE, REFERENCE, tag, laid_out=laid_out)
 
 
 @pytest.mark.parametrize("published", [torch.float64], indirect=True, ids=str)
 def test_published_gradients(published):
-    grad = CASE["grad"]
-    x = rule_input(grad["input"]["seed"], grad["input"]["shape"], torch.float64).requires_grad_()
-    loss = weighted_sum(published, x, grad["input"]["seed"])
-    loss.backward()
-    assert loss.item() == pytest.approx(grad["loss_value"], rel=1e-9)
-    assert x.grad.norm().item() == pytest.approx(grad["input_grad_norm"], rel=1e-9)
-    assert relative_error(x.grad.flatten()[:: x.numel() // 256][:256], REFERENCE["grad.input.slice"]) < 1e-9
-    norms = {name: p.grad.norm().item() for name, p in published.named_parameters()}
-    assert norms == pytest.approx(grad["param_grad_l2"], rel=1e-9)
+    assert_published_gradients(published, CASE, REFERENCE)
 
 
 def old_layout(state):
@@ -146,7 +112,7 @@ def test_the_layouts_of_older_files_load(form, tmp_path):
     assert "norm.weight" in old and any(".ln_1." in key for key in old)
     assert remap_keys(old).keys() == model.state_dict().keys()
     torch.save({"model": {f"module.{key}": value for key, value in old.items()}}, path)
-    loaded = create_model(NAME, checkpoint_path=path, **options_of(model)).eval()
+    loaded = create_model(NAME, checkpoint_path=path, **dataclasses.asdict(model.config)).eval()
     assert torch.equal(loaded(images(32)), model(images(32)))
 
 
