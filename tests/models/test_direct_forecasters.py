@@ -10,6 +10,7 @@ from madzoo.errors import CheckpointError, ConfigError, NotCausalError, ShapeErr
 from madzoo.models.series.direct import NINE_LEVELS, KeepUnits
 from madzoo.models.series.dlinear import DLinearConfig
 from madzoo.models.series.itransformer import ITransformerConfig
+from madzoo.models.series.linoss import LinOSSConfig
 from madzoo.models.series.patch_mamba import PatchMambaConfig
 from madzoo.models.series.patch_s4d import PatchS4DConfig
 from madzoo.models.series.patchtst import PatchTSTConfig
@@ -35,6 +36,13 @@ FAMILIES = {
             PatchMambaConfig(**TRUNK, d_state=3),
             PatchMambaConfig(**TRUNK, d_state=3, bidirectional=False, bottleneck=7, last_value_gate=True),
             PatchMambaConfig(**TRUNK, d_state=4, mixer="mamba2", headdim=3, mixer_expand=2.0, final_norm=False),
+        ],
+    ),
+    "linoss": (
+        "linoss_nano_512_96",
+        [
+            LinOSSConfig(**TRUNK, d_state=3),
+            LinOSSConfig(**TRUNK, d_state=3, discretization="IMEX", bidirectional=False),
         ],
     ),
     "patchtst": ("patchtst_tiny_512_96", [PatchTSTConfig(**TRUNK, num_heads=3)]),
