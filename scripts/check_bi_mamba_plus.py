@@ -1,9 +1,11 @@
-"""Scores the published Bi-Mamba+ weights for weather, 96 to 96, as their authors did and as it should be.
+"""Scores the published Bi-Mamba+ weights for weather as their authors did, and as it should be.
 
 Their test loader takes batches of 32 and drops the last, smaller one; here every window is also counted. The weights
-carry no licence and are in no package: they are read from ``weights/bimamba4ts_weather_96_96`` of the data folder.
+carry no licence and are in no package: those for 96 steps are read from ``weights/bimamba4ts_weather_96_96`` of the
+data folder, those for 192, 336 and 720 from a file of the authors' repository, Leopold2333/Bi-Mamba4TS.
 
     MADZOO_DATA_DIR=... python scripts/check_bi_mamba_plus.py
+    MADZOO_DATA_DIR=... python scripts/check_bi_mamba_plus.py --horizon 192 --weights .../checkpoint.pth
 """
 
 import argparse
@@ -20,10 +22,14 @@ from madzoo.errors import DataError
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster
 
-__all__ = ["ARCHITECTURE", "PUBLISHED", "Score", "errors_of_windows", "score", "weather_windows"]
+__all__ = ["PUBLISHED", "Score", "errors_of_windows", "score", "weather_windows"]
 
-ARCHITECTURE = "bi_mamba_plus_small_patch4_96_96"
-PUBLISHED = (0.158915, 0.207051)  # results/2024/weather(M)_96_96_loss(mse) of Leopold2333/Bi-Mamba4TS
+PUBLISHED = {  # horizon: (MSE, MAE) of results/2024/weather(M)_96_*_loss(mse) of Leopold2333/Bi-Mamba4TS
+    96: (0.158915, 0.207051),
+    192: (0.208332, 0.251101),
+    336: (0.264145, 0.293359),
+    720: (0.341665, 0.342356),
+}
 BATCH_SIZE = 32
 
 
@@ -36,11 +42,11 @@ class Score:
     mae: float
 
 
-def weather_windows(folder: Path | None = None) -> Windows:
+def weather_windows(folder: Path | None = None, *, horizon: int = 96) -> Windows:
     """Returns the test windows of weather: the last 20 % of the rows, z-scored by the first 70 %."""
     table = load_table(find_dataset("weather"), folder=folder)
     values = torch.tensor(table.iloc[:, 1:].to_numpy("float64"))
-    return split_windows(values, Borders.from_ratio(len(values)), "test", context_length=96, prediction_length=96)
+    return split_windows(values, Borders.from_ratio(len(values)), "test", context_length=96, prediction_length=horizon)
 
 
 @torch.no_grad()
@@ -73,15 +79,15 @@ def main() -> None:
     """Prints the published score beside ours, with and without the dropped windows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder of Parquet data sets and weights; else MADZOO_DATA_DIR")
+    parser.add_argument("--horizon", type=int, default=96, choices=PUBLISHED, help="steps of the future")
+    parser.add_argument("--weights", type=Path, help="the authors' file; else that of 96 steps in the data folder")
     parser.add_argument("--through-predict", action="store_true", help="also score predict(), which standardises first")
     args = parser.parse_args()
     folder = data_dir(args.data_dir)
-    if folder is None:
-        raise DataError("the weights lie in the data folder.", asked=ARCHITECTURE, todo="--data-dir, MADZOO_DATA_DIR")
-    weights = folder / "weights" / "bimamba4ts_weather_96_96" / "model.safetensors"
-    model = create_model(ARCHITECTURE, checkpoint_path=weights).eval()
+    weights = args.weights or _in_folder(folder, args.horizon)
+    model = create_model(f"bi_mamba_plus_small_patch4_96_{args.horizon}", checkpoint_path=weights).eval()
     assert isinstance(model, Forecaster)
-    windows = weather_windows(folder)
+    windows = weather_windows(folder, horizon=args.horizon)
     errors_Nx2 = errors_of_windows(model, windows)
     rows = {
         "authors' protocol": score(errors_Nx2, drop_last=True),
@@ -90,9 +96,20 @@ def main() -> None:
     if args.through_predict:
         errors_Nx2 = errors_of_windows(model, windows, through_predict=True)
         rows["every window, through predict"] = score(errors_Nx2, drop_last=False)
-    print(f"published: MSE {PUBLISHED[0]:.6f}, MAE {PUBLISHED[1]:.6f}")
+    mse, mae = PUBLISHED[args.horizon]
+    print(f"published: MSE {mse:.6f}, MAE {mae:.6f}")
     for name, row in rows.items():
         print(f"{name}: MSE {row.mse:.6f}, MAE {row.mae:.6f}, n = {row.n}")
+
+
+def _in_folder(folder: Path | None, horizon: int) -> Path:
+    if folder is None or horizon != 96:
+        raise DataError(
+            f"the data folder holds no weights for {horizon} steps.",
+            asked=f"horizon {horizon}, data folder {folder}",
+            todo="MADZOO_DATA_DIR for 96 steps; --weights FILE for any",
+        )
+    return folder / "weights" / "bimamba4ts_weather_96_96" / "model.safetensors"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from parity import LIMITS, load_case
 from published_series import assert_published_gradients, assert_published_outputs, built
 from safetensors.torch import load_file
 
+from madzoo.data.catalog import find_dataset
+from madzoo.data.load import load_table
 from madzoo.errors import CheckpointError, ConfigError, ShapeError
 from madzoo.factory import create_model
 from madzoo.models.series.bi_mamba_plus import BiMambaPlus, BiMambaPlusConfig, mixes_channels
@@ -140,6 +142,20 @@ def test_the_authors_decider():
     assert mixes_channels(related)  # two partners of two
     assert not mixes_channels(torch.tensor([[1.0, 0.1, 0.2], [0.1, 1.0, 0.3], [0.2, 0.3, 1.0]]))
     assert mixes_channels(related, threshold=0.68) and not mixes_channels(related, threshold=0.75)
+
+
+@pytest.mark.parametrize(("data", "train", "mixes"), [("weather", 36_887, True), ("etth1", 8640, False)])
+def test_the_authors_decider_chooses_what_is_registered(data, train, mixes, data_folder):
+    rows = load_table(find_dataset(data), folder=data_folder).iloc[:train, 1:]
+    spearman = torch.tensor(rows.rank().corr().to_numpy())
+    size = "small" if data == "weather" else "tiny"
+    assert mixes_channels(spearman) == mixes == find_spec(f"bi_mamba_plus_{size}_patch4_96_96").config.mix_channels
+
+
+def test_what_weight_decay_leaves_alone():
+    model = small(depth=1)
+    blocks = {f"encoder.mamba_layers.0.mamba_{way}" for way in ("forward", "backward")}
+    assert model.no_weight_decay() == {f"{b}.{name}" for b in blocks for name in ("A_log", "D", "dt_proj.bias")}
 
 
 def test_values_that_make_no_model_are_told():

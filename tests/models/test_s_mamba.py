@@ -117,6 +117,12 @@ def test_another_horizon_begins_with_a_new_projector(tmp_path, caplog):
         adapt({}, SMALL, dataclasses.replace(SMALL, d_state=4))
 
 
+def test_what_weight_decay_leaves_alone():
+    blocks = {f"encoder.attn_layers.0.{name}" for name in ("attention", "attention_r")}
+    expected = {f"{block}.{name}" for block in blocks for name in ("A_log", "D", "dt_proj.bias")}
+    assert small(depth=1).no_weight_decay() == expected
+
+
 def test_values_that_make_no_model_are_told():
     for wrong in ({"depth": 0}, {"depth": 10**6}, {"d_ff": 0}, {"activation": "silu"}, {"dropout": 1.0}):
         with pytest.raises(ConfigError):

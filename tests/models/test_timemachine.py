@@ -118,6 +118,11 @@ def test_another_horizon_begins_with_a_new_last_map(tmp_path, caplog):
         adapt({}, SMALL, dataclasses.replace(SMALL, n2=5))
 
 
+def test_what_weight_decay_leaves_alone():
+    expected = {f"mamba{i}.{name}" for i in (1, 2, 3, 4) for name in ("A_log", "D", "dt_proj.bias")}
+    assert small().no_weight_decay() == expected
+
+
 def test_values_that_make_no_model_are_told():
     for wrong in ({"n1": 0}, {"num_channels": 0}, {"dropout": 1.0}, {"norm_eps": 0.0}, {"d_state": 0}):
         with pytest.raises(ConfigError):

@@ -227,7 +227,7 @@ def mixes_channels(correlation: Tensor, *, threshold: float = 0.6) -> bool:
     from 1 - threshold on the channels are mixed.
 
     Args:
-        correlation: of the variates over the training rows.
+        correlation: of the variates over the training rows; the authors take Spearman's.
         threshold: what counts as correlated.
 
     Shapes:
