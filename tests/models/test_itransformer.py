@@ -49,6 +49,7 @@ def test_published_function(depth):
     model = build(depth=depth, norm_eps=1e-5)
     x = torch.randn(2, 13, 5, dtype=torch.float64) * torch.tensor([1.0, 0.01, 100.0, 1.0, 1.0])
     torch.testing.assert_close(model(x)[..., 0], published(model, x), rtol=1e-10, atol=1e-10)
+    assert model.float()(x.float()).dtype == torch.float32
 
 
 def test_channels_have_no_order():

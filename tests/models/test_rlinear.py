@@ -30,6 +30,7 @@ def test_published_function(affine_channels):
         torch.nn.init.normal_(parameter, mean=1.0)
     x = torch.randn(2, 13, 3, dtype=torch.float64) * torch.tensor([1.0, 0.01, 100.0])
     torch.testing.assert_close(model(x)[..., 0], published(model, x), rtol=1e-11, atol=1e-11)
+    assert model.float()(x.float()).dtype == torch.float32
 
 
 def test_without_normalisation_it_is_a_matrix():

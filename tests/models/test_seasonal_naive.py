@@ -44,6 +44,14 @@ def test_the_median_repeats_the_last_season_exactly():
     assert torch.equal(naive(context=40)(x)[:, :6, :, 1], torch.cat([x[:, -3:]] * 2, dim=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_keeps_the_dtype_of_the_series(dtype):
+    x = torch.randn(2, 12, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = naive()(x.to(dtype))
+    assert y.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(y.double(), naive()(x.to(dtype).double()), rtol=1e-5, atol=1e-5)
+
+
 def test_looks_at_its_context_alone():
     x = torch.randn(2, 30, 1)
     assert torch.equal(naive()(x), naive()(x[:, -12:]))

@@ -235,7 +235,7 @@ def register_forecasters(
 
 def _flatten_small(scaled: ScaledSeries, eps: float) -> ScaledSeries:
     scale = (scaled.scale.square() + eps).sqrt()
-    share = scaled.scale / scale
+    share = (scaled.scale / scale).to(scaled.values.dtype)
     return scaled._replace(values=scaled.values * share, last=scaled.last * share, scale=scale)
 
 

@@ -88,12 +88,12 @@ class SeasonalNaive(Forecaster):
         x_BL = x_BL.to(torch.promote_types(x_BL.dtype, torch.float32))
         steps_H = torch.arange(self.prediction_length, device=x_BL.device)
         seasons_H = (1 + steps_H // self.seasonality).to(x_BL.dtype).sqrt()
-        levels = torch.tensor(self.quantile_levels, dtype=torch.float64, device=x_BL.device)
-        widths_HQ = seasons_H.unsqueeze(-1) * torch.special.ndtri(levels).to(x_BL.dtype)
+        levels = torch.tensor(self.quantile_levels, dtype=torch.float64)
+        widths_HQ = seasons_H.unsqueeze(-1) * torch.special.ndtri(levels).to(x_BL)
         limit = torch.finfo(x_BL.dtype).max
         point_BH = self._last_season(x_BL)[:, steps_H % self.seasonality]
         y_BHQ = (point_BH.unsqueeze(-1) + self._spread(x_BL, widths_HQ)).clamp(-limit, limit)
-        return y_BHQ.unflatten(0, (-1, channels)).transpose(1, 2)
+        return y_BHQ.to(x_BL.dtype).unflatten(0, (-1, channels)).transpose(1, 2)
 
     def _last_season(self, x_BL: Tensor) -> Tensor:
         seasons_BKm = pad(x_BL, (-x_BL.shape[1] % self.seasonality, 0), value=torch.nan)
