@@ -91,8 +91,9 @@ class Comparison:
         """Returns the processor time of a training step of every contestant, measured once, in turns."""
         file = self.folder / "step_seconds.json"
         with locked(self.folder / "step_seconds.lock", wait=True):
-            if not file.exists():
-                file.write_text(json.dumps(self._measure(), indent=2))
+            known = json.loads(file.read_text()) if file.exists() else {}
+            if any(shape not in known.get(family, {}) for family, shape in self.plan.contestants()):
+                file.write_text(json.dumps(join(known, self._measure()), indent=2))
         return json.loads(file.read_text())
 
     def _measure(self) -> dict[str, dict[str, float]]:
@@ -144,6 +145,20 @@ class Comparison:
         return True
 
 
+Seconds = Mapping[str, Mapping[str, float]]
+
+
+def join(known: Seconds, measured: Seconds) -> dict[str, dict[str, float]]:
+    """Adds contestants that joined later to the times of the earlier ones.
+
+    All were timed anew; the later ones' times are scaled by how much quicker or slower the earlier ones were this time.
+    """
+    pairs = [(known[family][shape], measured[family][shape]) for family in known for shape in known[family]]
+    scale = statistics.median(before / now for before, now in pairs) if pairs else 1.0
+    scaled = {family: {shape: scale * t for shape, t in shapes.items()} for family, shapes in measured.items()}
+    return {family: shapes | dict(known.get(family, {})) for family, shapes in scaled.items()}
+
+
 def _tick(clock: list[float], step: int, loss: float) -> None:
     clock.append(time.process_time())
 
@@ -162,14 +177,14 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 def tell(plan: Plan, results: Mapping[str, Mapping[str, Any]], report: Report) -> None:
     """Writes the table of the final runs, and that of the search."""
-    finals: dict[str, list[Mapping[str, Any]]] = {}
+    finals: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in results.values():
         if record["final"]:
-            finals.setdefault(record["family"], []).append(record)
+            finals.setdefault((record["family"], record["shape"]), []).append(record)
     rows = []
-    for family, records in sorted(finals.items(), key=lambda item: -_mean(item[1], "test")):
+    for (family, shape), records in sorted(finals.items(), key=lambda item: -_mean(item[1], "test")):
         one, n = records[0], len(records)
-        told = [family, one["shape"], f"{one['params']:,}", f"{one['rate']:g}", f"{1e3 * one['step_seconds']:.0f}"]
+        told = [family, shape, f"{one['params']:,}", f"{one['rate']:g}", f"{1e3 * one['step_seconds']:.0f}"]
         rows.append([*told, one["steps"], _spread(records, "validation"), _spread(records, "test"), n])
     columns = ["", "shape", "parameters", "learning rate", "ms a step", "steps", "validation", "test", "seeds"]
     sizes = ", ".join(f"{one[part]['n']:,.0f} {part}" for part in ("validation", "test"))

@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import compare_finetuning
 from bench_report import Report
-from compare_image_models import Comparison, FixedSteps, locked, tell
+from compare_image_models import Comparison, FixedSteps, join, locked, tell
 from compare_plan import Run, load_plan, next_runs, read_results
 
 from madzoo.data.images import Augmentation, ImageArrays, ImageSteps
@@ -115,6 +115,17 @@ def test_step_times_are_measured_for_all_in_turns(tmp_path, plan, monkeypatch):
     assert comparison.step_seconds()["ViT"]["narrow"] == 3.0 and len(asked) == 12
     few = Comparison(plan, tmp_path, None)._few_steps("Weft", "one")
     assert len(few) == 3 and all(seconds > 0 for seconds in few)
+
+
+def test_who_joins_later_is_timed_beside_the_earlier_ones(tmp_path, plan, monkeypatch):
+    (tmp_path / "step_seconds.json").write_text(json.dumps({"Weft": {"one": 2.0}}))
+    monkeypatch.setattr("compare_image_models.load_image_split", lambda spec, part, folder: random_part(20))
+    comparison = Comparison(plan, tmp_path, None)
+    monkeypatch.setattr(
+        comparison, "_few_steps", lambda family, shape: [{"one": 1.0, "two": 3.0, "narrow": 5.0}[shape]]
+    )
+    assert comparison.step_seconds() == {"Weft": {"one": 2.0, "two": 6.0}, "ViT": {"narrow": 10.0}}
+    assert join({}, {"ViT": {"narrow": 5.0}}) == {"ViT": {"narrow": 5.0}}
 
 
 def test_a_lock_is_held_by_one_and_ends(tmp_path):
