@@ -49,7 +49,7 @@ class PretrainedCfg:
         url: an https release file instead of a Hub repository.
         sha256: of the weight file; None where the file was never held by this project.
         input_size: (channels, height, width) for images.
-        mean, std, interpolation, crop_pct: image preparation, timm's fields.
+        mean, std, interpolation, crop_pct, crop_mode: image preparation, timm's fields.
         class_names: one name per class.
     """
 
@@ -67,6 +67,7 @@ class PretrainedCfg:
     std: tuple[float, ...] | None = None
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    crop_mode: str = "center"
     class_names: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class ModelSpec:
     def preparation(self) -> PretrainedCfg:
         """How inputs of the weights it would load are prepared, and nothing about these weights."""
         cfg = self.weights.get(self.tag or self.default_tag or "", self.inputs or PretrainedCfg())
-        kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "class_names")
+        kept = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "class_names")
         return PretrainedCfg(**{name: getattr(cfg, name) for name in kept})
 
     def with_tag(self, tag: str) -> "ModelSpec":

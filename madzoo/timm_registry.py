@@ -46,6 +46,7 @@ def _describe(spec: ModelSpec, tag: str | None) -> dict[str, Any]:
         "input_size": cfg.input_size or (config.in_chans, config.img_size, config.img_size),
         "interpolation": cfg.interpolation,
         "crop_pct": cfg.crop_pct,
+        "crop_mode": cfg.crop_mode,
         "num_classes": config.num_classes,
         "label_names": cfg.class_names,
         "license": cfg.license,

@@ -7,11 +7,12 @@ from madzoo.errors import CheckpointError
 
 __all__ = ["check_pretrained_cfg", "with_image_keys"]
 
-_TEXT = ("license", "dataset", "source", "hub_id", "revision", "url", "sha256", "filename", "interpolation")
+_NAMES = ("filename", "interpolation", "crop_mode")
+_TEXT = ("license", "dataset", "source", "hub_id", "revision", "url", "sha256", *_NAMES)
 _LISTS = {"mean": (int, float), "std": (int, float), "input_size": (int,), "class_names": (str,)}
 _KINDS = {**dict.fromkeys(_TEXT, (str,)), **dict.fromkeys(_LISTS, (list,)), "model_args": (dict,)}
 _KINDS["crop_pct"] = (int, float)
-_REQUIRED = ("filename", "interpolation", "model_args", "crop_pct")
+_REQUIRED = (*_NAMES, "model_args", "crop_pct")
 
 
 def check_pretrained_cfg(values: Mapping[str, Any], *, path: object) -> None:
@@ -55,7 +56,7 @@ def with_image_keys(cfg: Mapping[str, Any], *, in_chans: int, img_size: int, num
         "input_size": [in_chans, img_size, img_size],
         "mean": _per_channel(cfg.get("mean"), in_chans),
         "std": _per_channel(cfg.get("std"), in_chans),
-        "crop_mode": "center",
+        "crop_mode": cfg.get("crop_mode") or "center",
         "class_names": names if names and len(names) == num_classes else None,
     }
 

@@ -49,7 +49,8 @@ def create_transform(
 ) -> PictureTransform:
     """Returns the transform of PIL images that fits a model's ``pretrained_cfg``.
 
-    For evaluation: to the model's colours, resized to ``input_size / crop_pct``, cropped at the centre, normalised.
+    For evaluation: to the model's colours, resized to ``input_size / crop_pct`` (both sides, if its ``crop_mode`` is
+    ``"squash"``), cropped at the centre, normalised.
     For training: timm's random resized crop, flip and colour jitter in place of resizing and cropping, and whatever
     else the options ask for.
 

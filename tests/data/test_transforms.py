@@ -35,6 +35,16 @@ def test_evaluation_resizes_crops_and_normalises():
     assert found.dtype == torch.float32
 
 
+@pytest.mark.parametrize("side", [512, 256])
+def test_weights_that_saw_squashed_pictures_see_squashed_pictures(side):
+    # As published: the weights for 512 pixels squash, to a square of 512 / 0.93, before the middle is cut out.
+    small = {"depths": (1, 1, 1, 1), "embed_dim": 16, "num_classes": 2}
+    found = create_transform(model(f"mambavision_l3_{side}", **small))(picture())
+    resized = F.resize(picture(), [550, 550] if side == 512 else 256, InterpolationMode.BICUBIC)
+    expected = F.to_tensor(F.center_crop(resized, [side, side]))
+    torch.testing.assert_close(found, F.normalize(expected, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
 @pytest.mark.parametrize("in_chans", [1, 2, 3, 4])
 def test_pictures_of_any_mode_for_models_of_any_channels(mode, in_chans):

@@ -56,7 +56,7 @@ class MambaVisionConfig:
         layer_scale_conv: the same for the convolutional blocks.
         drop_rate, attn_drop_rate: dropout at the end of attention and in MLPs; of the attention weights.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0. In stages three and four it
-            drops whole windows.
+            drops whole windows. The authors trained with 0.2 (T, T2, S), 0.3 (B, L, L2) and 0.5 (L3).
         global_pool: ``"avg"`` or ``""`` (every position).
 
     Raises:
@@ -284,8 +284,7 @@ def adapt_weights(state: StateDict, source: MambaVisionConfig, target: MambaVisi
     return fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.conv_down.0.weight")
 
 
-# The 512 px weights were evaluated on images squashed to a square; ours are cropped.
-def _nvidia(repository: str, *, side: int = 224, crop_pct: float = 1.0) -> PretrainedCfg:
+def _nvidia(repository: str, *, side: int = 224, crop_pct: float = 1.0, crop_mode: str = "center") -> PretrainedCfg:
     return PretrainedCfg(
         license="cc-by-nc-sa-4.0",
         dataset="imagenet-21k, imagenet-1k" if repository.endswith("21K") else "imagenet-1k",
@@ -295,6 +294,7 @@ def _nvidia(repository: str, *, side: int = 224, crop_pct: float = 1.0) -> Pretr
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         crop_pct=crop_pct,
+        crop_mode=crop_mode,
     )
 
 
@@ -312,15 +312,16 @@ def _variants() -> Iterator[tuple[str, MambaVisionConfig, dict[str, PretrainedCf
     def in21k(repository: str, **fields: Any) -> dict[str, PretrainedCfg]:
         return {"nvidia_in21k_ft_in1k": _nvidia(f"{repository}-21K", **fields)}
 
+    at_512: dict[str, Any] = {"side": 512, "crop_pct": 0.93, "crop_mode": "squash"}
     yield "t_224", MambaVisionConfig(), in1k("T")
     yield "t2_224", MambaVisionConfig(depths=(1, 3, 11, 4)), in1k("T2", crop_pct=0.98)
     yield "s_224", larger(7, 5, 96, 0.0, (8, 16)), in1k("S", crop_pct=0.93)
     yield "b_224", larger(10, 5, 128, 1e-5, (8, 16)), in1k("B") | in21k("B")
     yield "l_224", larger(10, 5, 196, 1e-5), in1k("L") | in21k("L")
     yield "l2_224", larger(12, 5, 196, 1e-5), in1k("L2")
-    yield "l2_512", larger(12, 5, 196, 1e-5, side=512), in21k("L2-512", side=512, crop_pct=0.93)
+    yield "l2_512", larger(12, 5, 196, 1e-5, side=512), in21k("L2-512", **at_512)
     yield "l3_256", larger(20, 10, 256, 1e-5, side=256), in21k("L3-256", side=256)
-    yield "l3_512", larger(20, 10, 256, 1e-5, side=512), in21k("L3-512", side=512, crop_pct=0.93)
+    yield "l3_512", larger(20, 10, 256, 1e-5, side=512), in21k("L3-512", **at_512)
 
 
 for _name, _config, _weights in _variants():
