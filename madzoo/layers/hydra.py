@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
-from madzoo.layers.mamba2 import initial_dt_bias, wide_decay
+from madzoo.layers.mamba import wide_decay
+from madzoo.layers.mamba2 import initial_dt_bias
 from madzoo.layers.norms import GatedRMSNorm
 from madzoo.layers.ssd_symmetries import conv_scale, norm_gain, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d
@@ -118,8 +120,7 @@ class Hydra(nn.Module):
 
         Cost: O(B L E (D + N)), see :func:`madzoo.ops.ssd`.
         """
-        if x.dim() != 3 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit Hydra.", asked=list(x.shape), todo=f"[B, L, D] with D = {self.d_model}")
+        check_axes("Hydra", x, "[B, L, D]", D=self.d_model)
         sizes = [self.d_inner, self.conv_dim, self.nheads, self.nheads]
         z, xBC, dt_forward, dt_backward = self.in_proj(x).split(sizes, dim=-1)
         shared = 2 * self.ngroups * self.d_state

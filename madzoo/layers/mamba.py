@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -26,6 +27,7 @@ __all__ = [
     "resolve_dt_rank",
     "selective_branch",
     "state_decay_log",
+    "wide_decay",
 ]
 
 
@@ -157,8 +159,7 @@ class Mamba(nn.Module):
         ]
 
     def _check(self, x: Tensor, layout: str) -> None:
-        if x.dim() != layout.count(",") + 1 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit Mamba.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
+        check_axes(type(self).__name__, x, layout, D=self.d_model)
 
 
 def selective_branch(
@@ -196,9 +197,8 @@ def selective_branch(
     wide = dt_BLR.dtype.itemsize >= 4
     dt_BEL = (dt_proj(dt_BLR) if wide else F.linear(dt_BLR, dt_proj.weight)).transpose(1, 2)
     bias = None if wide else dt_proj.bias
-    A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
     B_BNL, C_BNL = B_BLN.transpose(1, 2), C_BLN.transpose(1, 2)
-    return selective_scan(x, dt_BEL, A, B_BNL, C_BNL, D, z, bias, True, reverse=reverse)
+    return selective_scan(x, dt_BEL, wide_decay(A_log), B_BNL, C_BNL, D, z, bias, True, reverse=reverse)
 
 
 def resolve_dt_rank(dt_rank: int | str, d_model: int) -> int:
@@ -222,6 +222,11 @@ def depthwise_conv1d(channels: int, taps: int, *, bias: bool = True) -> nn.Conv1
 def state_decay_log(channels: int, states: int) -> Tensor:
     """Returns the initial ``log(-A) = log(1 ... N)`` of every channel, [E, N] (S4D-Real)."""
     return torch.log(torch.arange(1, states + 1, dtype=torch.get_default_dtype())).repeat(channels, 1)
+
+
+def wide_decay(A_log: Tensor) -> Tensor:
+    """Returns A = -exp(A_log) in at least float32: in half precision a large decay would overflow."""
+    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
-from madzoo.layers.mamba import depthwise_conv1d
+from madzoo.layers.mamba import depthwise_conv1d, wide_decay
 from madzoo.layers.norms import GatedRMSNorm
 from madzoo.layers.ssd_symmetries import Slices, conv_scale, norm_gain, reciprocal_scale, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
@@ -131,7 +132,7 @@ class Mamba2(nn.Module):
 
         Cost: O(B L E (D + N)), see :func:`madzoo.ops.ssd`.
         """
-        self._check(x, "[B, L, D]")
+        check_axes("Mamba2", x, "[B, L, D]", D=self.d_model)
         mlp_gate, mlp_value, z, xBC, dt = self._project(x)
         taps = self.conv1d.weight.squeeze(1)
         xBC = causal_conv1d(xBC.transpose(1, 2), taps, self.conv1d.bias, activation="silu").transpose(1, 2)
@@ -169,7 +170,7 @@ class Mamba2(nn.Module):
 
         Cost: O(B E (D + N)), whatever came before.
         """
-        self._check(x_t, "[B, D]")
+        check_axes("Mamba2", x_t, "[B, D]", D=self.d_model)
         mlp_gate, mlp_value, z, xBC, dt = self._project(x_t)
         xBC, conv = causal_conv1d_step(xBC, state.conv, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
         x_BHP, B, C = self._split(xBC)
@@ -229,15 +230,6 @@ class Mamba2(nn.Module):
         y = y.flatten(-2)
         y = self.norm(y, z) if self.rmsnorm else y
         return self.out_proj(torch.cat([F.silu(gate) * value, y], dim=-1) if self.d_mlp else y)
-
-    def _check(self, x: Tensor, layout: str) -> None:
-        if x.dim() != layout.count(",") + 1 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit Mamba2.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
-
-
-def wide_decay(A_log: Tensor) -> Tensor:
-    """Returns A = -exp(A_log) in at least float32: in half precision a large decay would overflow."""
-    return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
 
 
 def initial_dt_bias(heads: int, *, low: float, high: float, floor: float) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba2 import initial_dt_bias
 from madzoo.layers.mamba3_symmetries import input_output_scale, value_scale
@@ -122,7 +123,7 @@ class Mamba3(nn.Module):
 
         Cost: O(B L E (D + N)) and, in chunks of Q steps, O(B L H Q (N + P)).
         """
-        self._check(x, "[B, L, D]")
+        check_axes("Mamba3", x, "[B, L, D]", D=self.d_model)
         now = self._project(x)
         angle_BLHS = accumulate_angles(now.turn)
         B_BLHN, C_BLHN = rotate_pairs(now.B, angle_BLHS), rotate_pairs(now.C, angle_BLHS)
@@ -150,7 +151,7 @@ class Mamba3(nn.Module):
 
         Cost: O(B E (D + N)), whatever came before.
         """
-        self._check(x_t, "[B, D]")
+        check_axes("Mamba3", x_t, "[B, D]", D=self.d_model)
         now = self._project(x_t)
         angle_BHS = torch.remainder(state.angle + now.turn, 2 * math.pi)
         B_BHN, C_BHN = rotate_pairs(now.B, angle_BHS), rotate_pairs(now.C, angle_BHS)
@@ -201,10 +202,6 @@ class Mamba3(nn.Module):
         if self.d_inner % self.headdim or self.nheads % self.ngroups:
             todo = f"headdim a divisor of {self.d_inner}, ngroups one of the number of heads"
             raise ConfigError("heads do not divide the inner width, or groups the heads.", asked=asked, todo=todo)
-
-    def _check(self, x: Tensor, layout: str) -> None:
-        if x.dim() != layout.count(",") + 1 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit Mamba3.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
 
 
 def _heavy_tail(x: Tensor) -> Tensor:

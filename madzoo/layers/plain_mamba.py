@@ -9,9 +9,10 @@ Axes: B batch, H height, W width, L = H W, D d_model, E d_inner, N d_state, R dt
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
-from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log
+from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log, wide_decay
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis
 from madzoo.layers.plain_mamba_symmetries import unit_scale
 from madzoo.ops.selective_scan import selective_scan
@@ -105,9 +106,7 @@ class PlainMamba2D(nn.Module):
 
         Cost: O(B L E N), four scans.
         """
-        if x.dim() != 4 or x.shape[-1] != self.d_model:
-            todo = f"[B, H, W, D] with D = {self.d_model}"
-            raise ShapeError("x does not fit PlainMamba2D.", asked=list(x.shape), todo=todo)
+        check_axes("PlainMamba2D", x, "[B, H, W, D]", D=self.d_model)
         x_BHWE, z_BHWE = self.in_proj(x).chunk(2, dim=-1)
         x_BHWE = self.act(self.conv2d(x_BHWE.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         y_BHWD = self.out_proj(self._scan(x_BHWE) * self.act(z_BHWE))
@@ -148,7 +147,7 @@ class PlainMamba2D(nn.Module):
         y_BEL = selective_scan(
             tokens_BLE.transpose(1, 2),
             dt_BLE.transpose(1, 2),
-            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
+            wide_decay(self.A_log),
             B_BLN.transpose(1, 2),
             C_BLN.transpose(1, 2),
             self.D,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, NotCausalError, ShapeError, nearest
+from madzoo.errors import ConfigError, NotCausalError, nearest
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4_kernels import DPLRState, S4DiagonalKernel, S4Kernel, S4KernelConfig, make_kernel
 from madzoo.ops.diagonal_scan import diagonal_scan
@@ -172,8 +173,7 @@ class S4Block(nn.Module):
         Cost: O(B H L (N + H)), or O(B H L (log L + H)) where the compiled kernels do not serve; with a low-rank part
             O(H N L) more.
         """
-        if x.dim() != 3 or x.shape[1 if self.transposed else 2] != self.d_model:
-            raise self._misfit(x, "[B, H, L]" if self.transposed else "[B, L, H]")
+        check_axes("S4Block", x, "[B, H, L]" if self.transposed else "[B, L, H]", H=self.d_model)
         y_BCL = self.drop(self.layer(x if self.transposed else x.transpose(1, 2)))
         y_BLH = self.output_linear(y_BCL.transpose(1, 2))
         return y_BLH.transpose(1, 2) if self.transposed else y_BLH
@@ -200,8 +200,7 @@ class S4Block(nn.Module):
         Cost: O(B H N), with a low-rank part O(B H N^2), whatever came before.
         """
         self._require_causal()
-        if x_t.dim() != 2 or x_t.shape[1] != self.d_model:
-            raise self._misfit(x_t, "[B, H]")
+        check_axes("S4Block", x_t, "[B, H]", H=self.d_model)
         y_BC, state = self.layer.step(x_t, state)
         return self.output_linear(self.drop(y_BC.unsqueeze(-1)).transpose(1, 2)).squeeze(1), state
 
@@ -212,9 +211,6 @@ class S4Block(nn.Module):
     def _require_causal(self) -> None:
         if self.layer.bidirectional:
             raise NotCausalError("a bidirectional block sees the future.", asked="step", todo="bidirectional=False")
-
-    def _misfit(self, x: Tensor, layout: str) -> ShapeError:
-        return ShapeError("x does not fit S4Block.", asked=list(x.shape), todo=f"{layout} with H = {self.d_model}")
 
 
 def _ahead(x: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_zoh
 from madzoo.ops.long_conv import long_conv
@@ -173,8 +174,7 @@ class S4D(nn.Module):
 
         Cost: O(B D L (N + D)), or O(B D L (log L + D)) where the compiled kernels do not serve.
         """
-        if x.dim() != 3 or x.shape[1 if self.transposed else 2] != self.d_model:
-            raise self._misfit(x, "[B, D, L]" if self.transposed else "[B, L, D]")
+        check_axes("S4D", x, "[B, D, L]" if self.transposed else "[B, L, D]", D=self.d_model)
         x_BDL = x if self.transposed else x.transpose(1, 2)
         y_BDL = self._mix_channels(self.kernel.convolve(x_BDL, self.D))
         return y_BDL if self.transposed else y_BDL.transpose(1, 2)
@@ -194,8 +194,7 @@ class S4D(nn.Module):
 
         Cost: O(B D N), whatever came before.
         """
-        if x_t.dim() != 2 or x_t.shape[1] != self.d_model:
-            raise self._misfit(x_t, "[B, D]")
+        check_axes("S4D", x_t, "[B, D]", D=self.d_model)
         A_bar, B_bar, C = self.kernel.recurrence()
         state = A_bar * state + B_bar * x_t.unsqueeze(-1)
         y_BD = 2 * (C * state).sum(-1).real + x_t * self.D
@@ -203,9 +202,6 @@ class S4D(nn.Module):
 
     def _mix_channels(self, y_BDL: Tensor) -> Tensor:
         return self.output_linear(self.dropout(self.activation(y_BDL)))
-
-    def _misfit(self, x: Tensor, layout: str) -> ShapeError:
-        return ShapeError("x does not fit S4D.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
 
 
 def _change_time_unit(params: Parameters, t: Tensor) -> dict[str, Tensor]:

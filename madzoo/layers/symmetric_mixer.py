@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
-from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log
+from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log, wide_decay
 from madzoo.layers.mamba_symmetries import dt_basis, input_output_scale
 from madzoo.ops.linear import linear
 from madzoo.ops.selective_scan import selective_scan
@@ -94,9 +95,7 @@ class SymmetricMixer(nn.Module):
 
         Cost: O(B L E (D + N)).
         """
-        if x.dim() != 3 or x.shape[-1] != self.d_model:
-            todo = f"[B, L, D] with D = {self.d_model}"
-            raise ShapeError("x does not fit the mixer.", asked=list(x.shape), todo=todo)
+        check_axes("the mixer", x, "[B, L, D]", D=self.d_model)
         x_BFL, z_BFL = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)
         x_BFL, z_BFL = self._convolve(self.conv1d_x, x_BFL), self._convolve(self.conv1d_z, z_BFL)
         both_BEL = torch.cat([self._scan(x_BFL), z_BFL], dim=1)
@@ -121,12 +120,10 @@ class SymmetricMixer(nn.Module):
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt_BLR, B_BLN, C_BLN = self.x_proj(x_BFL.transpose(1, 2)).split(sizes, dim=-1)
         dt_BFL = linear(dt_BLR, self.dt_proj.weight).transpose(1, 2)
-        A_FN = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         # Once by the projection and once by the scan, as published; the scan adds both, in at least float32.
         bias = 2 * self.dt_proj.bias
-        return selective_scan(
-            x_BFL, dt_BFL, A_FN, B_BLN.transpose(1, 2), C_BLN.transpose(1, 2), self.D, None, bias, True
-        )
+        A_FN, B_BNL, C_BNL = wide_decay(self.A_log), B_BLN.transpose(1, 2), C_BLN.transpose(1, 2)
+        return selective_scan(x_BFL, dt_BFL, A_FN, B_BNL, C_BNL, self.D, None, bias, True)
 
 
 def _two_conv_scale(d_inner: int, *, in_proj_bias: bool) -> Symmetry:
