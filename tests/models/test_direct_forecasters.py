@@ -204,6 +204,14 @@ class TestEveryFamily:
         finally:
             torch.set_default_dtype(torch.float32)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # torch.export's own
+    def test_torch_export_equals_eager(self, name, config):
+        model = build(name, config)
+        with torch.no_grad():
+            program = torch.export.export(model, (past(),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            for batch in (past(), past(batch=5)):
+                torch.testing.assert_close(program.module()(batch), model(batch), rtol=1e-10, atol=1e-10)
+
     def test_spares_what_decay_would_distort(self, name, config):
         model = build(name, config)
         spared = getattr(model, "no_weight_decay", set)()

@@ -54,6 +54,16 @@ def test_published_names_and_sizes():
     assert names == {f"Linear_{part}.{kind}" for part in ("Seasonal", "Trend") for kind in ("weight", "bias")}
 
 
+def test_loads_the_authors_files(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("dlinear_96_96").eval()
+    unused = {"Linear_Decoder.weight": torch.ones(96, 96), "Linear_Decoder.bias": torch.ones(96)}
+    torch.save({name: p + torch.randn_like(p) for name, p in model.state_dict().items()} | unused, tmp_path / "c.pth")
+    loaded = create_model("dlinear_96_96", checkpoint_path=tmp_path / "c.pth", instance_norm=False).eval()
+    stored = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize("size", [0, 24])
 def test_an_average_has_a_middle(size):
     with pytest.raises(ConfigError, match="odd"):

@@ -79,6 +79,15 @@ def test_published_names_and_sizes():
     assert {"enc_embedding.value_embedding.weight", "projector.bias"} <= set(state)
 
 
+@pytest.mark.parametrize("name", ["projector", "projection"])
+def test_loads_the_authors_files(tmp_path, name):
+    model = create_model("itransformer_tiny_96_96").eval()
+    state = {key.replace("projector.", f"{name}."): tensor for key, tensor in model.state_dict().items()}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    loaded = create_model("itransformer_tiny_96_96", checkpoint_path=tmp_path / "checkpoint.pth", norm_eps=1e-5).eval()
+    assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "changes", [{"num_heads": 3}, {"num_heads": 0}, {"depth": 0}, {"depth": 2000}, {"norm_eps": -1.0}, {"dropout": 1.0}]
 )

@@ -205,6 +205,7 @@ def register_forecasters(
     configs: Mapping[str, Any],
     *,
     adapt_weights: Callable[[dict[str, Tensor], Any, Any], dict[str, Tensor]] | None = None,
+    remap_keys: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
     paper: str | None = None,
     weights: Mapping[str, Mapping[str, PretrainedCfg]] | None = None,
 ) -> None:
@@ -214,7 +215,7 @@ def register_forecasters(
         build: makes the module of a configuration.
         family: first part of every name.
         configs: rest of the name -> configuration.
-        adapt_weights: see :class:`madzoo.registry.ModelSpec`.
+        adapt_weights, remap_keys: see :class:`madzoo.registry.ModelSpec`.
         paper: arXiv id.
         weights: rest of the name -> tag -> weights.
     """
@@ -228,6 +229,7 @@ def register_forecasters(
                 build=build,
                 paper=paper,
                 weights=(weights or {}).get(rest, {}),
+                remap_keys=remap_keys,
                 adapt_weights=adapt_weights,
             )
         )

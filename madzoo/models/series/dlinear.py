@@ -91,6 +91,11 @@ def moving_average(x_BL: Tensor, size: int) -> Tensor:
     return avg_pool1d(padded_B1L, size, stride=1).squeeze(1)
 
 
+def _remap_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leaves out the third map that the authors' first version stored and never used."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith("Linear_Decoder.")}
+
+
 register_forecasters(
     DLinear,
     "dlinear",
@@ -101,5 +106,6 @@ register_forecasters(
     adapt_weights=horizon_adapter(
         ("Linear_Seasonal.weight", "Linear_Seasonal.bias", "Linear_Trend.weight", "Linear_Trend.bias")
     ),
+    remap_keys=_remap_keys,
     paper="2205.13504",
 )

@@ -172,6 +172,14 @@ class Attention(nn.Module):
         return self.out_projection((weights_BNCC @ v).transpose(1, 2).flatten(2))
 
 
+def _remap_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames the last map, which thuml/Time-Series-Library calls ``projection``."""
+    return {
+        name.replace("projection.", "projector.") if name.startswith("projection.") else name: x
+        for name, x in state.items()
+    }
+
+
 # Published: width 128 for ETTh2, ETTm1 and exchange rates, 256 for ETTh1, 512 (three blocks) for the weather.
 register_forecasters(
     ITransformer,
@@ -183,5 +191,6 @@ register_forecasters(
         "tiny_512_96": ITransformerConfig(context_length=512, prediction_length=96, d_model=128, d_ff=128),
     },
     adapt_weights=horizon_adapter(("projector.weight", "projector.bias"), ("prediction_length", "dropout", "norm_eps")),
+    remap_keys=_remap_keys,
     paper="2310.06625",
 )
