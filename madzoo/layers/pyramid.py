@@ -35,6 +35,8 @@ class ChannelsLast(nn.Module):
 class PatchMerging(nn.Module):
     """Lays 2 x 2 tokens side by side and projects them to twice their width; odd sides are padded with zeros.
 
+    The first release of VMamba left the last row or column of an odd side out; its current code pads, as here.
+
     Args:
         width: D.
 
