@@ -10,6 +10,7 @@ float64, their code has the same parameter names and gives the same outputs and 
 Axes: B batch, C image channels, H height, W width of a grid, D width of its stage, L tokens of a window.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -24,6 +25,7 @@ from madzoo.layers.recompute import run_blocks
 from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.layers.symmetric_mixer import SymmetricMixer
 from madzoo.layers.windows import WindowAttention, merge_windows, partition_windows
+from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
@@ -285,14 +287,13 @@ def adapt_weights(state: StateDict, source: MambaVisionConfig, target: MambaVisi
 
 
 def _nvidia(repository: str, *, side: int = 224, crop_pct: float = 1.0, crop_mode: str = "center") -> PretrainedCfg:
-    return PretrainedCfg(
+    return dataclasses.replace(
+        IMAGENET,
         license="cc-by-nc-sa-4.0",
         dataset="imagenet-21k, imagenet-1k" if repository.endswith("21K") else "imagenet-1k",
         source="https://arxiv.org/abs/2407.08083",
         hub_id=f"nvidia/MambaVision-{repository}",
         input_size=(3, side, side),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
         crop_pct=crop_pct,
         crop_mode=crop_mode,
     )

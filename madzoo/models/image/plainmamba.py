@@ -7,6 +7,7 @@ ChenhongyiYang/PlainMamba; the head is called ``head``.
 Axes: B batch, C image channels, H height, W width of the grid, M = H W tokens, D embed_dim.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from madzoo.layers.plain_mamba import PlainMamba2D
 from madzoo.layers.plain_mamba_symmetries import relu_scale, shift_into
 from madzoo.layers.pyramid import common_shift
 from madzoo.layers.ss2d_symmetries import affine_scale
+from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
@@ -285,16 +287,13 @@ def adapt_weights(state: StateDict, source: PlainMambaConfig, target: PlainMamba
 
 
 def _chenhongyiyang(filename: str) -> dict[str, PretrainedCfg]:
-    published = PretrainedCfg(
+    published = dataclasses.replace(
+        IMAGENET,
         license="apache-2.0",
         dataset="imagenet-1k",
         source="https://arxiv.org/abs/2403.17695",
         hub_id="ChenhongyiYang/PlainMamba",
         filename=filename,
-        input_size=(3, 224, 224),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        crop_pct=0.875,
     )
     return {"chenhongyiyang_in1k": published}
 

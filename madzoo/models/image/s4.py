@@ -7,7 +7,6 @@ Axes: B batch, C image channels, H height, W width, L = H W pixels, D embed_dim.
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,9 @@ from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4 import S4Block
 from madzoo.layers.s4d import S4D
+from madzoo.models.image.inputs import CIFAR
 from madzoo.models.image.protocol import ImageClassifier, make_head, stage_info
-from madzoo.models.image.transfer import fit_head_and_stem
+from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
 __all__ = ["S4Classifier", "S4Config"]
@@ -209,12 +209,7 @@ PUBLISHED_NAMES = (
 
 def remap_keys(state: StateDict) -> StateDict:
     """Returns the state dict of the authors' trainer, or of their example, under our names."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, ours in PUBLISHED_NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    return renamed
+    return rename_keys(state, PUBLISHED_NAMES)
 
 
 def adapt_weights(state: StateDict, source: S4Config, target: S4Config) -> StateDict:
@@ -222,10 +217,7 @@ def adapt_weights(state: StateDict, source: S4Config, target: S4Config) -> State
 
     A head for other classes is left out (to be initialised afresh), the encoder is summed for one channel or repeated.
     """
-    stem = "encoder.weight"
-    state = state | {stem: state[stem][..., None, None]}  # as of a convolution of one pixel
-    state = fit_head_and_stem(state, source, target, head="decoder.", stem=stem)
-    return state | {stem: state[stem][..., 0, 0]}
+    return fit_head_and_stem(state, source, target, head="decoder.", stem="encoder.weight")
 
 
 _BASE = S4Config()
@@ -234,7 +226,6 @@ _ABLATION = dataclasses.replace(_BASE, depth=4, embed_dim=128, n_ssm=1, final_ac
 _LRA = dataclasses.replace(_BASE, in_chans=1, n_ssm=1, norm_layer="batchnorm")
 S4_PAPER, S4D_PAPER, HTTYH = "2111.00396", "2206.11893", "2206.12037"
 
-CIFAR = PretrainedCfg(input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261))
 EXAMPLE = dataclasses.replace(CIFAR, std=(0.2023, 0.1994, 0.201))
 GREY_CIFAR = PretrainedCfg(input_size=(1, 32, 32), mean=(122.6 / 255,), std=(61 / 255,))
 PATHFINDER = PretrainedCfg(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))

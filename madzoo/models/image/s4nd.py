@@ -7,7 +7,7 @@ class token and no position embedding. Parameter names are those of state-spaces
 Axes: B batch, C image channels, H height, W width of the grid, D embed_dim.
 """
 
-import re
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,10 @@ from madzoo.layers.linear import Linear
 from madzoo.layers.patch_embed import PatchEmbed
 from madzoo.layers.s4_kernels import S4KernelConfig
 from madzoo.layers.s4nd import S4ND
+from madzoo.models.image.inputs import CIFAR, IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
-from madzoo.models.image.transfer import fit_head_and_stem
-from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
+from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
 
 __all__ = ["S4NDClassifier", "S4NDConfig"]
 
@@ -224,12 +225,7 @@ PUBLISHED_NAMES = (
 
 def remap_keys(state: StateDict) -> StateDict:
     """Returns the state dict of the authors' trainer under our names."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, ours in PUBLISHED_NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    return renamed
+    return rename_keys(state, PUBLISHED_NAMES)
 
 
 def remap_keys_of_sequences(state: StateDict) -> StateDict:
@@ -245,12 +241,8 @@ def adapt_weights(state: StateDict, source: S4NDConfig, target: S4NDConfig) -> S
 
     A head for other classes is left out (to be initialised afresh), the stem is summed for one channel or repeated.
     """
-    if source.patch_size > 1:
-        return fit_head_and_stem(state, source, target, head="head.", stem="patch_embed.proj.weight")
-    stem = "encoder.weight"
-    state = state | {stem: state[stem][..., None, None]}  # as of a convolution of one pixel
-    state = fit_head_and_stem(state, source, target, head="head.", stem=stem)
-    return state | {stem: state[stem][..., 0, 0]}
+    stem = "patch_embed.proj.weight" if source.patch_size > 1 else "encoder.weight"
+    return fit_head_and_stem(state, source, target, head="head.", stem=stem)
 
 
 _VIT = S4NDConfig(
@@ -268,13 +260,12 @@ _VIT = S4NDConfig(
     init_weights="vit",
 )
 
-_CIFAR = PretrainedCfg(input_size=(3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261))
-_IMAGENET = PretrainedCfg(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+_IMAGENET = dataclasses.replace(IMAGENET, crop_pct=0.9)
 
 # No weights of these networks were published.
 _VARIANTS = {
-    "s4nd_iso_base_32": (S4NDConfig(), remap_keys, _CIFAR),
-    "s4nd_iso_small_32": (S4NDConfig(embed_dim=256, init="diag-lin", bandlimit=0.2), remap_keys, _CIFAR),
+    "s4nd_iso_base_32": (S4NDConfig(), remap_keys, CIFAR),
+    "s4nd_iso_small_32": (S4NDConfig(embed_dim=256, init="diag-lin", bandlimit=0.2), remap_keys, CIFAR),
     "s4nd_vit_base_patch16_224": (_VIT, remap_keys_of_sequences, _IMAGENET),
 }
 

@@ -9,6 +9,7 @@ returned without a norm. And the stem has systems for each image channel, which 
 Axes: B batch, C image channels, H height, W width of a grid, D width of its stage.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from madzoo.layers.mlp import mlp
 from madzoo.layers.recompute import run_blocks
 from madzoo.layers.s4_kernels import S4KernelConfig
 from madzoo.layers.s4nd import S4ND
+from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
@@ -307,7 +309,7 @@ def adapt_weights(state: StateDict, source: S4NDConvNeXtConfig, target: S4NDConv
     return state
 
 
-_IMAGENET = PretrainedCfg(input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.9)
+_IMAGENET = dataclasses.replace(IMAGENET, crop_pct=0.9)
 _MICRO = S4NDConvNeXtConfig(img_size=128, num_classes=40, depths=(3, 3, 3, 3), widths=(64, 128, 256, 512))
 
 # No weights of these networks were published. The second tells forty attributes of faces, each of them yes or no;

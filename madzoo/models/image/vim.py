@@ -6,6 +6,7 @@ Parameter names are those of hustvl/Vim, so its checkpoints load as they are.
 Axes: B batch, C image channels, M patches, L = M + 1 tokens, D embed_dim, E d_inner = expand * D, N d_state.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from madzoo.layers.mamba import depthwise_conv1d, init_dt_proj, resolve_dt_rank,
 from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, input_output_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
+from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.ops.causal_conv1d import cast_for_kernel
@@ -315,16 +317,13 @@ def adapt_weights(state: StateDict, source: VimConfig, target: VimConfig) -> Sta
 
 
 def _hustvl(repository: str, filename: str) -> dict[str, PretrainedCfg]:
-    published = PretrainedCfg(
+    published = dataclasses.replace(
+        IMAGENET,
         license="apache-2.0",
         dataset="imagenet-1k",
         source="https://arxiv.org/abs/2401.09417",
         hub_id=f"hustvl/{repository}",
         filename=filename,
-        input_size=(3, 224, 224),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        crop_pct=0.875,
     )
     return {"hustvl_in1k": published}
 

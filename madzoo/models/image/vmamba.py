@@ -7,6 +7,7 @@ throughout; the published channel-first form is the same function of the same we
 Axes: B batch, C image channels, H height, W width of a grid, D width of its stage.
 """
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ from madzoo.layers.pyramid import common_shift, downsample, patch_stem
 from madzoo.layers.recompute import run_blocks
 from madzoo.layers.ss2d import SS2D
 from madzoo.layers.ss2d_symmetries import affine_scale
+from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
-from madzoo.models.image.transfer import fit_head_and_stem
+from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Symmetry
 
@@ -236,16 +238,13 @@ class Classifier(nn.Module):
         self.head = make_head(width, num_classes)
 
 
-_OLD_NAMES = [
-    (re.compile(old), new)
-    for old, new in (
-        (r"^patch_embed\.proj\.", "patch_embed.0."),
-        (r"^patch_embed\.norm\.", "patch_embed.2."),
-        (r"^(layers\.\d+\.blocks\.\d+)\.ln_1\.", r"\1.norm."),
-        (r"^(layers\.\d+\.blocks\.\d+)\.self_attention\.", r"\1.op."),
-        (r"^(norm|head)\.", r"classifier.\1."),
-    )
-]
+_OLD_NAMES = (
+    (r"^patch_embed\.proj\.", "patch_embed.0."),
+    (r"^patch_embed\.norm\.", "patch_embed.2."),
+    (r"^(layers\.\d+\.blocks\.\d+)\.ln_1\.", r"\1.norm."),
+    (r"^(layers\.\d+\.blocks\.\d+)\.self_attention\.", r"\1.op."),
+    (r"^(norm|head)\.", r"classifier.\1."),
+)
 _LINEAR = re.compile(r"\.(in_proj|out_proj|fc1|fc2|reduction)\.weight$")
 
 
@@ -255,13 +254,9 @@ def remap_keys(state: StateDict) -> StateDict:
     Names of the first release become those of the current code, and linear layers stored as 1 x 1 convolutions
     [out, in, 1, 1] become matrices.
     """
-    renamed = {}
-    for key, value in state.items():
-        for old, new in _OLD_NAMES:
-            key = old.sub(new, key)
-        is_pointwise = _LINEAR.search(key) and value.dim() == 4 and value.shape[2:] == (1, 1)
-        renamed[key] = value.flatten(1) if is_pointwise else value
-    return renamed
+    state = rename_keys(state, _OLD_NAMES)
+    pointwise = {key for key, value in state.items() if _LINEAR.search(key) and value.shape[2:] == (1, 1)}
+    return {key: value.flatten(1) if key in pointwise else value for key, value in state.items()}
 
 
 def adapt_weights(state: StateDict, source: VMambaConfig, target: VMambaConfig) -> StateDict:
@@ -270,16 +265,13 @@ def adapt_weights(state: StateDict, source: VMambaConfig, target: VMambaConfig) 
 
 
 def _mzeromiko(file: str) -> dict[str, PretrainedCfg]:
-    published = PretrainedCfg(
+    published = dataclasses.replace(
+        IMAGENET,
         license="mit",
         dataset="imagenet-1k",
         source="https://arxiv.org/abs/2401.10166",
         url=f"https://github.com/MzeroMiko/VMamba/releases/download/%23{file}",
         filename=file.rpartition("/")[2],
-        input_size=(3, 224, 224),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        crop_pct=0.875,
     )
     return {"mzeromiko_in1k": published}
 
