@@ -22,7 +22,8 @@ class DatasetSpec:
     Attributes:
         name: how it is asked for.
         task: "image-classification" or "time-series-forecasting".
-        files: split -> Parquet files below the data folder, in order; tables have the one split "all".
+        files: split -> Parquet files below the data folder, in order; a table has the one split "all"; a collection
+            of single series has "train" and "test", or "parts", one file with a column for each.
         license: as its publishers state it.
         num_classes, channels, image_size: of images.
         validation_rows: of the published training images, drawn with seed 0: the validation part.
@@ -61,6 +62,17 @@ def _ett(name: str, borders: Borders, seasonality: int) -> DatasetSpec:
         borders=borders,
         seasonality=seasonality,
         url=f"https://raw.githubusercontent.com/zhouhaoyi/ETDataset/main/ETT-small/{name}.csv",
+    )
+
+
+def _collection(folder: str, part: str, license: str, seasonality: int, caveat: str | None = None) -> DatasetSpec:
+    return DatasetSpec(
+        name=part if folder in part else f"{folder}_{part}",
+        task="time-series-forecasting",
+        files={"parts": (f"{folder}/{part}.parquet",)},
+        license=license,
+        seasonality=seasonality,
+        caveat=caveat,
     )
 
 
@@ -162,6 +174,27 @@ _ALL = (
         files={"all": ("weather/weather.parquet",)},
         license="not stated by its publishers",
         seasonality=144,
+    ),
+    DatasetSpec(
+        name="m4_hourly",
+        task="time-series-forecasting",
+        files={"train": ("m4/hourly-train.parquet",), "test": ("m4/hourly-test.parquet",)},
+        license="not stated by its publishers",
+        seasonality=24,
+    ),
+    _collection("m3", "yearly", "lgpl-3.0-or-later", 1),
+    _collection("m3", "quarterly", "lgpl-3.0-or-later", 4),
+    _collection("m3", "monthly", "lgpl-3.0-or-later", 12),
+    _collection("m3", "other", "lgpl-3.0-or-later", 1),
+    _collection("tourism", "yearly", "lgpl-3.0-or-later", 1),
+    _collection("tourism", "monthly", "lgpl-3.0-or-later", 12),
+    _collection(
+        "nn5_daily",
+        "nn5_daily",
+        "gpl-3.0",
+        7,
+        "The numbers of this card are on the original NN5 series, whose 1,677 missing values do not count: "
+        "do not compare them with numbers on a gap-filled copy.",
     ),
 )
 DATASETS: Mapping[str, DatasetSpec] = {spec.name: spec for spec in _ALL}

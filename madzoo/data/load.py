@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from madzoo.data.catalog import DatasetSpec, local_files
 from madzoo.data.images import ImageArrays, decode_images
 from madzoo.errors import ConfigError, DataError
 
-__all__ = ["load_image_split", "load_table"]
+__all__ = ["load_collection", "load_image_split", "load_table"]
 
 
 def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None = None) -> ImageArrays:
@@ -64,8 +65,12 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
     """Returns a table of series: its time column first, then one float64 column a channel.
 
     Raises:
+        ConfigError: when the data set is a collection of single series.
         DataError: when it is missing or unreadable.
     """
+    if "all" not in spec.files:
+        name = spec.name.replace("_", "-")
+        raise ConfigError(f"{spec.name} is no table.", asked=spec.name, todo=f"the benchmark monash-{name}")
     paths = local_files(spec, "all", folder)
     if paths is not None:
         return _read_parquet(paths[0]).to_pandas()
@@ -80,6 +85,32 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
             looked=str(error),
             todo="--data-dir or MADZOO_DATA_DIR, a folder that holds it as Parquet",
         ) from error
+
+
+def load_collection(spec: DatasetSpec, *, folder: Path | str | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns every series of a collection as its published (train, test) parts, float64, NaN = missing.
+
+    Raises:
+        ConfigError: when the data set is no such collection.
+        DataError: when it is missing or unreadable, or its files name different series.
+    """
+    if "parts" in spec.files:
+        table = _read_parquet(_only_local(spec, "parts", folder))
+        columns = [table["train"], table["test"]]
+    else:
+        tables = [_read_parquet(_only_local(spec, part, folder)) for part in ("train", "test")]
+        if tables[0]["item_id"] != tables[1]["item_id"]:
+            raise DataError("the files of train and test name different series.", asked=spec.name)
+        columns = [table["target"] for table in tables]
+    train, test = ([np.asarray(values, dtype="float64") for values in column.to_pylist()] for column in columns)
+    return list(zip(train, test, strict=True))
+
+
+def _only_local(spec: DatasetSpec, split: str, folder: Path | str | None) -> Path:
+    paths = local_files(spec, split, folder)
+    if paths is None:
+        raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
+    return paths[0]
 
 
 def _read_parquet(path: Path) -> pa.Table:

@@ -6,6 +6,7 @@ Axes: B windows, L context, H horizon, C channels, K seasons, S steps of a seaso
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,13 @@ BATCH = 256
 class SeasonalNaive(Forecaster):
     """Repeats the last season; with ``seasonality=1``, the last value.
 
-    A missing value is taken from the season before, then from the last observation, then 0.
+    A missing value is taken from the season before, then from the last observation, then 0. Quantiles are normal,
+    ``last season + z_q sigma sqrt(1 + floor(h / m))`` for h = 0, 1, ...; sigma is the standard deviation of the
+    differences between observations a season apart (0 without two of them).
 
     Args:
-        seasonality: steps of a season.
-        context_length, prediction_length: see :class:`Forecaster`.
+        seasonality: steps of a season, m.
+        context_length, prediction_length, quantile_levels: see :class:`Forecaster`; by default the median alone.
 
     Raises:
         ConfigError: when seasonality is below 1.
@@ -39,12 +42,18 @@ class SeasonalNaive(Forecaster):
         [3.0, 4.0, 3.0]
     """
 
-    quantile_levels = (0.5,)
-
-    def __init__(self, *, seasonality: int, context_length: int, prediction_length: int) -> None:
+    def __init__(
+        self,
+        *,
+        seasonality: int,
+        context_length: int,
+        prediction_length: int,
+        quantile_levels: Sequence[float] = (0.5,),
+    ) -> None:
         super().__init__()
         if seasonality < 1:
             raise ConfigError("seasonality is at least 1.", asked=seasonality)
+        self.quantile_levels = tuple(quantile_levels)
         self.seasonality = seasonality
         self.context_length = context_length
         self.prediction_length = prediction_length
@@ -52,14 +61,20 @@ class SeasonalNaive(Forecaster):
     def forward(self, past_values: Tensor) -> Tensor:
         """Returns the repeated season.
 
-        Shapes: past_values [B, L, C] -> [B, H, C, 1].
+        Shapes: past_values [B, L, C] -> [B, H, C, Q].
         """
         season = self.seasonality
         lead = -past_values.shape[1] % season
         seasons_BKSC = pad(past_values, (0, 0, lead, 0), value=torch.nan).unflatten(1, (-1, season))
         last_BSC = _last_observed(seasons_BKSC, fallback=_last_observed(past_values).unsqueeze(1))
-        phases = torch.arange(self.prediction_length, device=past_values.device) % season
-        return last_BSC[:, phases].unsqueeze(-1)
+        steps_H = torch.arange(self.prediction_length, device=past_values.device)
+        point_BHC1 = last_BSC[:, steps_H % season].unsqueeze(-1)
+        if self.quantile_levels == (0.5,):
+            return point_BHC1
+        levels = torch.tensor(self.quantile_levels, dtype=torch.float64, device=past_values.device)
+        widths_HQ = (1 + steps_H // season).sqrt().unsqueeze(-1) * torch.special.ndtri(levels)
+        sigma_BC = _deviation(past_values[:, season:] - past_values[:, :-season])
+        return point_BHC1 + (sigma_BC[:, None, :, None] * widths_HQ[:, None, :]).to(point_BHC1.dtype)
 
 
 class LinearForecaster(Forecaster):
@@ -119,7 +134,7 @@ def ltsf_baselines(
     The linear map sees the context of the given windows; the naive ones need at most one season of it.
     """
     linear = fit_linear(train, validation)
-    lengths = {"context_length": linear.context_length, "prediction_length": test.prediction_length}
+    lengths: dict[str, Any] = {"context_length": linear.context_length, "prediction_length": test.prediction_length}
     models = {
         "last_value": SeasonalNaive(seasonality=1, **lengths),
         "seasonal_naive": SeasonalNaive(seasonality=seasonality, **lengths),
@@ -141,6 +156,12 @@ def _normal_equations(windows: ForecastWindows) -> tuple[Tensor, Tensor]:
 def _centre(past_BLC: Tensor) -> tuple[Tensor, Tensor]:
     mean = past_BLC.nanmean(1, keepdim=True).nan_to_num()
     return (past_BLC - mean).nan_to_num(), mean
+
+
+def _deviation(change_BLC: Tensor) -> Tensor:
+    """The standard deviation along axis 1 of what was observed; 0 where nothing was."""
+    change = change_BLC.double()
+    return (change - change.nanmean(1, keepdim=True)).square().nanmean(1).sqrt().nan_to_num()
 
 
 def _last_observed(x: Tensor, *, fallback: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from madzoo.evaluation.baselines import ltsf_baselines
 from madzoo.evaluation.classification import ClassificationScores, eval_mode, evaluate_classifier
 from madzoo.evaluation.forecasting import ForecastScores, ForecastWindows, evaluate_ltsf
 from madzoo.evaluation.result import ResultRow, library_versions
+from madzoo.evaluation.series import SeriesBenchmark, SeriesScores, evaluate_series, series_baselines
 from madzoo.layers.forecaster import Forecaster
 
 __all__ = ["ClassificationBenchmark", "ForecastingBenchmark", "evaluate"]
@@ -60,7 +61,7 @@ class ForecastingBenchmark:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-Benchmark = ClassificationBenchmark | ForecastingBenchmark
+Benchmark = ClassificationBenchmark | ForecastingBenchmark | SeriesBenchmark
 
 
 def evaluate(
@@ -90,13 +91,15 @@ def evaluate(
         >>> evaluate(nn.Identity(), images)[0].metrics["top1"]
         1.0
     """
+    if not isinstance(benchmark, ClassificationBenchmark | ForecastingBenchmark | SeriesBenchmark):
+        raise ConfigError("this is no benchmark.", asked=type(benchmark).__name__, todo="a record of madzoo.evaluation")
     start = time.perf_counter()
     scores = _score(model, benchmark)
     seconds = time.perf_counter() - start
     row = ResultRow(
         model=name or type(model).__name__,
         weights_sha256=weights_sha256,
-        dataset=benchmark.dataset,
+        dataset=benchmark.name if isinstance(benchmark, SeriesBenchmark) else benchmark.dataset,
         split=benchmark.split,
         n=scores.n,
         metrics=scores.metrics,
@@ -107,24 +110,26 @@ def evaluate(
         data_fingerprint=benchmark.data_fingerprint,
         versions=library_versions(),
         configurations_tested=configurations_tested,
+        details=scores.details if isinstance(scores, SeriesScores) else {},
         seconds=round(seconds, 3),
     )
     return [row]
 
 
-def _score(model: nn.Module, benchmark: Benchmark) -> ClassificationScores | ForecastScores:
-    match benchmark:
-        case ClassificationBenchmark():
-            return evaluate_classifier(model, benchmark.batches)
-        case ForecastingBenchmark() if isinstance(model, Forecaster):
-            with eval_mode(model):
-                return evaluate_ltsf(model, benchmark.windows, batch_size=benchmark.batch_size)
-        case ForecastingBenchmark():
-            raise ConfigError(f"a {type(model).__name__} does not forecast.", asked=f"{benchmark.dataset} forecasts")
-    raise ConfigError("this is no benchmark.", asked=type(benchmark).__name__, todo="a record of madzoo.evaluation")
+def _score(model: nn.Module, benchmark: Benchmark) -> ClassificationScores | ForecastScores | SeriesScores:
+    if isinstance(benchmark, ClassificationBenchmark):
+        return evaluate_classifier(model, benchmark.batches)
+    if not isinstance(model, Forecaster):
+        raise ConfigError(f"a {type(model).__name__} does not forecast.", asked=f"{benchmark.dataset} forecasts")
+    with eval_mode(model):
+        if isinstance(benchmark, SeriesBenchmark):
+            return evaluate_series(model, benchmark)
+        return evaluate_ltsf(model, benchmark.windows, batch_size=benchmark.batch_size)
 
 
 def _baselines(benchmark: Benchmark) -> dict[str, dict[str, float]]:
+    if isinstance(benchmark, SeriesBenchmark):
+        return series_baselines(benchmark)
     if isinstance(benchmark, ClassificationBenchmark) or benchmark.train is None or benchmark.validation is None:
         return {}
     return ltsf_baselines(benchmark.train, benchmark.validation, benchmark.windows, seasonality=benchmark.seasonality)

@@ -16,6 +16,7 @@ __all__ = ["ForecastScores", "ForecastWindows", "block_bootstrap_interval", "eva
 
 SEED = 0  # of the bootstrap
 DRAWS = 1000
+INTERVAL_80 = (0.1, 0.9)
 
 
 class ForecastWindows(Protocol):
@@ -42,7 +43,8 @@ class ForecastScores:
     Attributes:
         n: number of windows, all of them.
         metrics: ``mse`` of the mean and ``mae`` of the median, in the units of the windows (LTSF: z-scores); with
-            more than one quantile also ``wql``, the weighted quantile loss over the model's levels.
+            more than one quantile also ``wql``, the weighted quantile loss over the model's levels, and where these
+            reach from 0.1 to 0.9 ``coverage_80``, the fraction of targets between the two.
         intervals: 95 % block bootstrap intervals of mse and mae, for this one trained model.
     """
 
@@ -74,13 +76,14 @@ def evaluate_ltsf(model: Forecaster, windows: ForecastWindows, *, batch_size: in
         raise ConfigError("batch_size is at least 1.", asked=batch_size)
     batches = torch.arange(len(windows)).split(batch_size)
     parts = [_window_sums(model, *windows[index], windows.prediction_length) for index in batches]
-    sums_Nx5 = torch.cat(parts)
-    squared, absolute, pinball, size, count = sums_Nx5.unbind(1)
+    squared, absolute, pinball, size, inside, count = torch.cat(parts).unbind(1)
     if not count.sum() > 0:
         raise DataError("the windows hold no observed target.")
     metrics = {"mse": float(squared.sum() / count.sum()), "mae": float(absolute.sum() / count.sum())}
     if len(model.quantile_levels) > 1:
         metrics["wql"] = float(pinball.sum() / size.sum())
+    if _has_80(model):
+        metrics["coverage_80"] = float(inside.sum() / count.sum())
     block = 2 * windows.prediction_length
     intervals = {
         "mse": block_bootstrap_interval(squared, count, block=block),
@@ -110,18 +113,24 @@ def block_bootstrap_interval(total_N: Tensor, count_N: Tensor, *, block: int) ->
     return torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=ratios.dtype)).tolist()
 
 
+def _has_80(model: Forecaster) -> bool:
+    return model.quantile_levels[0] <= INTERVAL_80[0] and INTERVAL_80[1] <= model.quantile_levels[-1]
+
+
 def _window_sums(model: Forecaster, past: Tensor, future: Tensor, horizon: int) -> Tensor:
-    """Returns [B, 5]: squared, absolute and quantile error, size and number of the targets of each window."""
+    """Returns [B, 6]: squared, absolute and quantile error, size, hits of the interval and number of the targets."""
     levels = tuple(model.quantile_levels)
-    quantiles, mean = model.predict(past, prediction_length=horizon, quantile_levels=(*levels, 0.5))
+    more = INTERVAL_80 if _has_80(model) else (0.5, 0.5)
+    quantiles, mean = model.predict(past, prediction_length=horizon, quantile_levels=(*levels, *more, 0.5))
     if not quantiles.isfinite().all():
         raise DataError("the model returned NaN or inf.", asked="finite quantiles")
     quantiles, mean, target = quantiles.cpu().double(), mean.cpu().double(), future.double().nan_to_num()
     observed = future.isfinite().double()
     squared = (target - mean).square() * observed
     absolute = (target - quantiles[..., -1]).abs() * observed
-    spread = target.unsqueeze(-1) - quantiles[..., :-1]
+    spread = target.unsqueeze(-1) - quantiles[..., :-3]
     level_Q = torch.tensor(levels, dtype=torch.float64)
     pinball = 2 * torch.maximum(level_Q * spread, (level_Q - 1) * spread).mean(-1) * observed
-    parts = (squared, absolute, pinball, target.abs() * observed, observed)
+    inside = ((quantiles[..., -3] <= target) & (target <= quantiles[..., -2])) * observed
+    parts = (squared, absolute, pinball, target.abs() * observed, inside, observed)
     return torch.stack([part.flatten(1).sum(1) for part in parts], dim=1)

@@ -30,6 +30,7 @@ class ResultRow:
         data_fingerprint: hash of the samples.
         versions: of the libraries.
         configurations_tested: how many configurations of this model ever met this split; None where unknown.
+        details: the same forecasts by the errors of GIFT-Eval, under its column names; empty elsewhere.
         seconds: what the measurement took.
     """
 
@@ -46,6 +47,7 @@ class ResultRow:
     data_fingerprint: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     configurations_tested: int | None = None
+    details: dict[str, float] = field(default_factory=dict)
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:

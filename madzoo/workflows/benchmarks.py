@@ -1,5 +1,6 @@
 """A data set's name and a model in, the loaded benchmark out: images prepared, tables cut into z-scored windows."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from madzoo.geometry.report import sample_sha256
 from madzoo.workflows.report_data import check_task
 from madzoo.workflows.training_task import table_values
 
-__all__ = ["load_benchmark"]
+__all__ = ["load_benchmark", "load_windows"]
 
 LITERATURE_HORIZONS = (96, 192, 336, 720)
 
@@ -49,7 +50,7 @@ def load_benchmark(
         if horizon is not None:
             raise ConfigError("images have no horizon.", asked=f"horizon={horizon} on {dataset}")
         return _images(model, spec, split, batch_size, folder)
-    return _series(model, spec, split, _horizon(model, horizon), batch_size, folder)
+    return load_windows(model, spec, split, horizon=_horizon(model, horizon), batch_size=batch_size, folder=folder)
 
 
 def _images(
@@ -66,9 +67,22 @@ def _images(
     )
 
 
-def _series(
-    model: Any, spec: DatasetSpec, split: str, horizon: int, batch_size: int, folder: Path | str | None
+def load_windows(
+    model: Any,
+    spec: DatasetSpec,
+    split: str,
+    *,
+    horizon: int,
+    batch_size: int = 256,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ForecastingBenchmark:
+    """Loads every window of a table's split, z-scored by its training rows; ``settings`` are recorded beside its own.
+
+    Raises:
+        ConfigError: when the split is unknown, or the data set is no table.
+        DataError: when the data cannot be read.
+    """
     values = table_values(spec, folder)
     borders = spec.borders or Borders.from_ratio(len(values))
     lengths = {"context_length": model.context_length, "prediction_length": horizon}
@@ -82,7 +96,11 @@ def _series(
         batch_size=batch_size,
         data_fingerprint=sample_sha256(values),
         settings=_settings(
-            spec, horizon=horizon, context_length=model.context_length, units="z-scores of the train rows"
+            spec,
+            **(settings or {}),
+            horizon=horizon,
+            context_length=model.context_length,
+            units="z-scores of the train rows",
         ),
     )
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from madzoo.checkpoint.folder import read_folder
 from madzoo.checkpoint.report_files import EVALUATION_FILE, read_report, write_report
-from madzoo.errors import CheckpointError, ConfigError
+from madzoo.errors import CheckpointError, ConfigError, UnknownTagError
 from madzoo.evaluation import ResultRow
 from madzoo.evaluation import evaluate as measure
+from madzoo.evaluation.leaderboards import write_leaderboards
 from madzoo.factory import create_model
 from madzoo.workflows.benchmarks import load_benchmark
+from madzoo.workflows.series_benchmarks import load_benchmarks
 
 __all__ = ["ROLES", "evaluate", "record_rows"]
 
@@ -21,8 +23,9 @@ ROLES = ("rows", "other_seeds", "ablations")
 
 def evaluate(
     name: Path | str,
-    dataset: str,
+    dataset: str | None = None,
     *,
+    benchmark: str | None = None,
     split: str = "test",
     horizon: int | None = None,
     data_dir: Path | str | None = None,
@@ -30,39 +33,65 @@ def evaluate(
     seed: int | None = None,
     configurations_tested: int | None = None,
     record_in: Path | str | None = None,
+    out: Path | str | None = None,
 ) -> list[ResultRow]:
-    """Measures a model, with its own weights, on a data set of the catalog.
+    """Measures a model, with its own weights, on a data set of the catalog or a registered benchmark.
 
     Args:
         name: a model's name, or a checkpoint folder.
-        dataset: for instance ``"fashion_mnist"`` or ``"etth1"``.
+        dataset: for instance ``"fashion_mnist"`` or ``"etth1"``; None with a benchmark.
+        benchmark: one of :data:`madzoo.evaluation.BENCHMARKS`, or the beginning of several; it sets split and horizon.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         horizon: steps to forecast; see :func:`madzoo.workflows.benchmarks.load_benchmark`.
         data_dir: local data folder; see :func:`madzoo.data.catalog.data_dir`.
         batch_size: samples at a time; the numbers do not depend on it.
         seed, configurations_tested: of the training run, for the record.
         record_in: a checkpoint folder whose evaluation.json gets the rows; its weights must be the ones measured.
+        out: a folder that gets the rows as JSON, as a Markdown table, and in the leaderboards' formats.
 
     Raises:
-        ConfigError: when the data set is unknown, or not for this model.
+        ConfigError: when the data set is unknown, or not for this model; when there is not just one of data set and
+            benchmark, or a benchmark has another split or horizon.
         DataError: when the data cannot be read.
         MadzooError: whatever :func:`madzoo.create_model` says about the name.
     """
-    is_folder = Path(name).is_dir()
-    model = create_model(f"local-dir:{name}" if is_folder else str(name), pretrained=True).eval()
-    benchmark = load_benchmark(model, dataset, split=split, horizon=horizon, batch_size=batch_size, folder=data_dir)
+    if (dataset is None) == (benchmark is None) or (benchmark is not None and (split != "test" or horizon is not None)):
+        asked = f"data set {dataset}, benchmark {benchmark}, split {split}, horizon {horizon}"
+        todo = "a data set; or benchmark= alone, which sets split and horizon"
+        raise ConfigError("a model is measured on a data set or on a benchmark.", asked=asked, todo=todo)
+    model = _create(name)
+    if benchmark is not None:
+        loaded = load_benchmarks(model, benchmark, batch_size=batch_size, folder=data_dir)
+    else:
+        loaded = [
+            load_benchmark(model, str(dataset), split=split, horizon=horizon, batch_size=batch_size, folder=data_dir)
+        ]
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    rows = measure(
-        model,
-        benchmark,
-        name=str(getattr(model, "madzoo_name", name)),
-        weights_sha256=cfg.get("sha256"),
-        seed=seed,
-        configurations_tested=configurations_tested,
-    )
+    record = {
+        "name": str(getattr(model, "madzoo_name", name)),
+        "weights_sha256": cfg.get("sha256"),
+        "seed": seed,
+        "configurations_tested": configurations_tested,
+    }
+    rows = [row for one in loaded for row in measure(model, one, **record)]
     if record_in is not None:
         record_rows(record_in, rows)
+    if out is not None:
+        write_leaderboards(rows, out)
     return rows
+
+
+def _create(name: Path | str) -> Any:
+    """The model with its weights; one without a parameter needs none."""
+    if Path(name).is_dir():
+        return create_model(f"local-dir:{name}", pretrained=True).eval()
+    try:
+        return create_model(str(name), pretrained=True).eval()
+    except UnknownTagError:
+        model = create_model(str(name)).eval()
+        if any(True for _ in model.parameters()):
+            raise
+        return model
 
 
 def record_rows(folder: Path | str, rows: Sequence[ResultRow], *, role: str = "rows", label: str | None = None) -> Path:

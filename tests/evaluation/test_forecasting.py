@@ -42,7 +42,7 @@ def test_batch_size_changes_nothing():
     assert one.n == many.n == 120 - 13 + 1
     for name, value in one.metrics.items():
         assert abs(value / many.metrics[name] - 1) < 1e-6
-    assert set(one.metrics) == {"mse", "mae", "wql"}
+    assert set(one.metrics) == {"mse", "mae", "wql", "coverage_80"}
 
 
 def test_equals_a_plain_loop():

@@ -1,0 +1,153 @@
+"""The registered forecasting benchmarks: one record each, which says all that defines its numbers.
+
+Three families: ``ltsf`` (the literature's long horizons, z-scores, every window), ``fev-ett`` (three tasks of fev-bench
+that ETTh1 and ETTh2 give without a network) and ``monash`` (competition sets with their official test parts).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from madzoo.errors import ConfigError, nearest
+from madzoo.evaluation.leakage import FEV_HOURS, LTSF_HOURS, BenchmarkRows
+
+__all__ = ["BENCHMARKS", "BenchmarkSpec", "find_benchmarks"]
+
+FEV_METRICS = ("sql", "mase", "wape", "wql")
+COMPETITION_METRICS = ("mase", "smape", "sql")
+LTSF_METRICS = ("mse", "mae", "wql")
+LTSF_HORIZONS = (96, 192, 336, 720)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchmarkSpec:
+    """Describes a forecasting benchmark.
+
+    Attributes:
+        name: how it is asked for; its family is what stands before the first hyphens.
+        datasets: names of the catalog whose series are its items.
+        horizon, num_windows, seasonality: of the forecasts; 0 windows: every window of the test part.
+        metrics: what is reported, the first one first; ``coverage_80`` comes beside them.
+        train_rows: which rows a model may be trained and chosen on.
+        test_rows: what is tested, for the leakage flags.
+        freq: of a step, as pandas writes it.
+        resample: None, or the period whose means are taken first.
+        linear_context, linear_holdout: see :class:`madzoo.evaluation.series.SeriesBenchmark`.
+        domain: of the data, in GIFT-Eval's words.
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    horizon: int
+    num_windows: int
+    seasonality: int
+    metrics: tuple[str, ...]
+    train_rows: str
+    test_rows: BenchmarkRows
+    freq: str
+    resample: str | None = None
+    linear_context: int = 0
+    linear_holdout: int = 0
+    domain: str = ""
+
+
+def _ltsf(dataset: str, freq: str, seasonality: int, domain: str) -> Iterator[BenchmarkSpec]:
+    recording = {"etth1": "ett1", "ettm1": "ett1", "etth2": "ett2"}.get(dataset)
+    first_hour = {recording: LTSF_HOURS} if recording else {}
+    for horizon in LTSF_HORIZONS:
+        yield BenchmarkSpec(
+            name=f"ltsf-{dataset.removesuffix('_rate')}-{horizon}",
+            datasets=(dataset,),
+            horizon=horizon,
+            num_windows=0,
+            seasonality=seasonality,
+            metrics=LTSF_METRICS,
+            train_rows="the train part; chosen on the validation part",
+            test_rows=BenchmarkRows(datasets=(dataset,), first_hour=first_hour),
+            freq=freq,
+            domain=domain,
+        )
+
+
+def _fev(
+    name: str, freq: str, horizon: int, num_windows: int, seasonality: int, first_hour: int, linear: tuple[int, int]
+) -> BenchmarkSpec:
+    return BenchmarkSpec(
+        name=f"fev-ett-{name}",
+        datasets=("etth1", "etth2"),
+        horizon=horizon,
+        num_windows=num_windows,
+        seasonality=seasonality,
+        metrics=FEV_METRICS,
+        train_rows=f"hours before {first_hour} of both series, which is where the first window begins",
+        test_rows=BenchmarkRows(
+            datasets=("etth1", "etth2", "ettm1"), first_hour={"ett1": first_hour, "ett2": first_hour}
+        ),
+        freq=freq,
+        resample=None if freq == "h" else freq,
+        linear_context=linear[0],
+        linear_holdout=linear[1],
+        domain="Energy",
+    )
+
+
+def _competition(dataset: str, freq: str, horizon: int, seasonality: int, context: int, domain: str) -> BenchmarkSpec:
+    return BenchmarkSpec(
+        name=f"monash-{dataset.replace('_', '-')}",
+        datasets=(dataset,),
+        horizon=horizon,
+        num_windows=1,
+        seasonality=seasonality,
+        metrics=COMPETITION_METRICS,
+        train_rows="the official train part",
+        test_rows=BenchmarkRows(datasets=(dataset,)),
+        freq=freq,
+        linear_context=context,
+        linear_holdout=horizon,
+        domain=domain,
+    )
+
+
+_ALL = (
+    *_ltsf("etth1", "h", 24, "Energy"),
+    *_ltsf("etth2", "h", 24, "Energy"),
+    *_ltsf("ettm1", "15min", 96, "Energy"),
+    *_ltsf("weather", "10min", 144, "Nature"),
+    *_ltsf("exchange_rate", "D", 1, "Econ/Fin"),
+    # The first window of days begins 560 days, and of weeks 65 weeks, before the last whole one ends: day 165, and
+    # the Monday after week 38, counted from the Friday on which the recordings begin.
+    _fev("1h", "h", 168, 20, 24, FEV_HOURS, (336, 1344)),
+    _fev("1d", "D", 28, 20, 7, 24 * 165, (56, 56)),
+    _fev("1w", "W", 13, 5, 1, 24 * (3 + 7 * 38), (8, 13)),
+    _competition("m4_hourly", "h", 48, 24, 192, ""),
+    _competition("m3_yearly", "YE", 6, 1, 6, "Econ/Fin"),
+    _competition("m3_quarterly", "QE", 8, 4, 8, "Econ/Fin"),
+    _competition("m3_monthly", "ME", 18, 12, 24, "Econ/Fin"),
+    _competition("m3_other", "", 8, 1, 8, "Econ/Fin"),
+    _competition("tourism_yearly", "YE", 4, 1, 4, "Econ/Fin"),
+    _competition("tourism_monthly", "ME", 24, 12, 24, "Econ/Fin"),
+    _competition("nn5_daily", "D", 56, 7, 112, "Econ/Fin"),
+)
+BENCHMARKS: Mapping[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}
+
+
+def find_benchmarks(name: str) -> list[BenchmarkSpec]:
+    """Returns the benchmark of a name, or all whose names it begins: ``"fev-ett"`` stands for its three tasks.
+
+    Raises:
+        ConfigError: when there is none, with the nearest names.
+
+    Example:
+        >>> [spec.name for spec in find_benchmarks("fev-ett")]
+        ['fev-ett-1h', 'fev-ett-1d', 'fev-ett-1w']
+    """
+    found = [spec for spec in _ALL if f"{spec.name}-".startswith(f"{name}-")]
+    if not found:
+        groups = {"-".join(known.split("-")[:count]): None for known in BENCHMARKS for count in (1, 2)}
+        known = [*groups, *BENCHMARKS]
+        raise ConfigError(
+            f"no benchmark is named {name!r}.",
+            asked=name,
+            looked=", ".join(BENCHMARKS),
+            todo=nearest(name, known),
+        )
+    return found

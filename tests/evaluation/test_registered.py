@@ -1,0 +1,55 @@
+"""The registry of benchmarks, and what a checkpoint has seen of them."""
+
+import pytest
+
+from madzoo.errors import ConfigError
+from madzoo.evaluation import BENCHMARKS, find_benchmarks
+from madzoo.evaluation.leakage import BenchmarkRows, Leakage, find_leakage
+
+
+def test_names_stand_for_one_or_for_a_family():
+    assert [spec.name for spec in find_benchmarks("fev-ett-1d")] == ["fev-ett-1d"]
+    assert [spec.horizon for spec in find_benchmarks("fev-ett")] == [168, 28, 13]
+    assert [spec.horizon for spec in find_benchmarks("ltsf-exchange")] == [96, 192, 336, 720]
+    assert len(find_benchmarks("ltsf")) == 20 and len(find_benchmarks("monash")) == 8
+    assert len(find_benchmarks("monash-m3")) == 4
+    for wrong in ("fev-et", "ltsf-etth1-9", ""):
+        with pytest.raises(ConfigError, match="no benchmark is named"):
+            find_benchmarks(wrong)
+    with pytest.raises(ConfigError, match="did you mean fev-ett"):
+        find_benchmarks("fev-et")
+
+
+def test_every_record_says_what_it_tests():
+    for spec in BENCHMARKS.values():
+        assert spec.horizon > 0 and spec.seasonality > 0 and spec.train_rows and set(spec.datasets)
+        assert spec.linear_holdout >= spec.horizon or spec.num_windows == 0
+        assert set(spec.datasets) <= set(spec.test_rows.datasets)
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "benchmark", "trained", "leaked"),
+    [
+        ("synthetic", "fev-ett-1h", False, False),
+        ("etth1", "ltsf-etth1-96", True, False),
+        ("etth1", "ltsf-ettm1-96", True, False),  # one recording
+        ("etth1", "ltsf-etth2-96", False, False),
+        ("etth1", "fev-ett-1h", True, False),
+        ("etth1", "fev-ett-1d", True, True),  # whose windows begin in December 2016
+        ("ettm1", "fev-ett-1w", True, True),
+        ("fev-ett-1h", "fev-ett-1h", True, False),
+        ("fev-ett-1h", "ltsf-etth2-720", True, True),
+        ("weather", "ltsf-weather-96", True, False),
+        ("weather", "monash-nn5-daily", False, False),
+        (None, "monash-nn5-daily", None, None),
+    ],
+)
+def test_leakage(trained_on, benchmark, trained, leaked):
+    found = find_leakage(trained_on, BENCHMARKS[benchmark].test_rows)
+    assert found == Leakage(trained_on_this_dataset=trained, testdata_leakage=leaked)
+
+
+def test_rows_up_to_the_first_tested_are_no_leak():
+    for first, leaked in ((11520, False), (11519, True)):
+        rows = BenchmarkRows(datasets=("etth1",), first_hour={"ett1": first})
+        assert find_leakage("etth1", rows).testdata_leakage is leaked
