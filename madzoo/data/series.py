@@ -18,7 +18,7 @@ from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_targ
 from madzoo.data.time_grid import Step, find_step, future_stamps, median_step, parse_step, regular_grid
 from madzoo.errors import DataError
 
-__all__ = ["Series", "read_series"]
+__all__ = ["Series", "read_series", "read_table"]
 
 SINGLE_ITEM = "0"  # the item_id where a table names no series
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def read_series(
         >>> series.target_name, series.values.tolist()
         ('sales', [3.0, 4.0, nan, 6.0])
     """
-    table = source if isinstance(source, pd.DataFrame) else _read_file(Path(source))
+    table = source if isinstance(source, pd.DataFrame) else read_table(Path(source))
     table = _checked(table)
     ids = find_ids(table, id_column)
     time = find_time(table, timestamp_column, exclude=ids)
@@ -103,7 +103,12 @@ def read_series(
     ]
 
 
-def _read_file(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a CSV or Parquet file.
+
+    Raises:
+        DataError: when it is missing, empty or unreadable.
+    """
     if not path.is_file():
         raise DataError("there is no such file." if not path.exists() else "this is no file.", asked=path)
     try:

@@ -3,7 +3,7 @@
 Axes: B series, L context, C channels, H horizon, Q quantiles.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = ["COVARIATES", "Forecaster"]
 
 COVARIATES = ("past", "known_future", "static")
 CHANNELS_AT_A_TIME = 512
+_ARGUMENTS = {"past": "past_covariates", "known_future": "future_covariates", "static": "static_covariates"}
 
 
 class Forecaster(nn.Module):
@@ -46,6 +47,9 @@ class Forecaster(nn.Module):
         *,
         prediction_length: int | None = None,
         quantile_levels: Sequence[float] | None = None,
+        past_covariates: Tensor | Sequence[Any] | None = None,
+        future_covariates: Tensor | Sequence[Any] | None = None,
+        static_covariates: Tensor | Sequence[Any] | None = None,
         batch_size: int | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -61,6 +65,9 @@ class Forecaster(nn.Module):
                 forecast depends on no other's.
             prediction_length: steps to forecast; None: the model's own.
             quantile_levels: levels to return, in this order; None: the model's own.
+            past_covariates: known as long as the past, [L, K] for each series; for a model that supports ``"past"``.
+            future_covariates: known at the steps to forecast, [H, K] for each series; for ``"known_future"``.
+            static_covariates: [K] for each series; for ``"static"``. All three reach ``forward`` by these names.
             batch_size: series at a time, of memory and speed alone; None: as many as have 512 channels together.
             on_batch: called after every batch with the number of series done and of all.
 
@@ -71,7 +78,8 @@ class Forecaster(nn.Module):
         Raises:
             ShapeError: when the input is empty, has other axes, or channels that differ or do not fit the model.
             DataError: when the input holds an infinity or is not numeric.
-            ConfigError: when horizon or batch_size is below 1 or a level lies outside the model's range.
+            ConfigError: when horizon or batch_size is below 1, a level lies outside the model's range, the model does
+                not support the covariates, or a roll-out would need covariates that nobody knows.
 
         Example:
             >>> from madzoo.factory import create_model
@@ -86,12 +94,14 @@ class Forecaster(nn.Module):
         asked = self.quantile_levels if quantile_levels is None else tuple(quantile_levels)
         check_levels(self.quantile_levels, asked)
         series = self._read(past_values)
+        kinds = zip(COVARIATES, (past_covariates, future_covariates, static_covariates), strict=True)
+        covariates = self._covariates({kind: given for kind, given in kinds if given is not None}, series, horizon)
         size = max(1, CHANNELS_AT_A_TIME // series[0].shape[1]) if batch_size is None else batch_size
         was_training = self.training
         self.eval()
         try:
             with torch.no_grad():
-                return self._predict(series, horizon, asked, _whole("batch_size", size), on_batch)
+                return self._predict(series, covariates, horizon, asked, _whole("batch_size", size), on_batch)
         finally:
             self.train(was_training)
 
@@ -120,6 +130,7 @@ class Forecaster(nn.Module):
     def _predict(
         self,
         series: Sequence[Tensor] | Tensor,
+        covariates: Mapping[str, Sequence[Tensor]],
         horizon: int,
         levels: Sequence[float],
         batch_size: int,
@@ -128,7 +139,11 @@ class Forecaster(nn.Module):
         home = next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
         parts, means, order = [], [], []
         for index, past in _batches(series, batch_size):
-            quantiles = self._roll_out(past.to(home), horizon)
+            if covariates:
+                beside = {name: torch.stack([all_[i] for i in index]).to(home) for name, all_ in covariates.items()}
+                quantiles = self(past.to(home), **beside)[:, :horizon].sort(-1).values
+            else:
+                quantiles = self._roll_out(past.to(home), horizon)
             parts.append(interpolate_quantiles(quantiles, self.quantile_levels, levels))
             means.append(_mean(quantiles))
             order += index
@@ -142,6 +157,38 @@ class Forecaster(nn.Module):
     def _roll_out(self, past: Tensor, horizon: int) -> Tensor:
         """Returns sorted quantiles [B, horizon, C, Q]; overridden by models that answer any horizon at once."""
         return roll_out(self, past, horizon=horizon, context_length=self.context_length, levels=self.quantile_levels)
+
+    def _covariates(
+        self, given: Mapping[str, Any], series: Sequence[Tensor] | Tensor, horizon: int
+    ) -> dict[str, list[Tensor]]:
+        """Returns the covariates by the names that ``forward`` gives them, one tensor a series."""
+        if strange := [kind for kind in given if kind not in self.supports_covariates]:
+            raise ConfigError(
+                f"{type(self).__name__} takes no {' and no '.join(strange)} covariates.",
+                asked=", ".join(given),
+                looked=f"it supports {', '.join(sorted(self.supports_covariates)) or 'none'}",
+                todo="leave them out",
+            )
+        if given and horizon > self.prediction_length:
+            raise ConfigError(
+                "beyond the model's horizon covariates are unknown.",
+                asked=f"prediction_length={horizon}",
+                todo=f"prediction_length={self.prediction_length} or less",
+            )
+        lengths = {"past": [len(x) for x in series], "known_future": [horizon] * len(series), "static": None}
+        found = {}
+        for kind, values in given.items():
+            each = [_floating(_as_tensor(x)).to(series[0].dtype) for x in values]
+            wanted = lengths[kind]
+            fits = len(each) == len(series) and len({x.shape[1:] if wanted else x.shape for x in each}) == 1
+            if kind == "past" and fits:
+                each = [x[-self.context_length :] for x in each]
+            if not fits or (wanted and [len(x) for x in each] != wanted):
+                raise ShapeError(
+                    f"{kind} covariates do not stand beside past_values.", asked=[list(x.shape) for x in each[:5]]
+                )
+            found[_ARGUMENTS[kind]] = each
+        return found
 
     def _read(self, past_values: Tensor | Sequence[Any]) -> Sequence[Tensor] | Tensor:
         """Returns checked and cropped series of one dtype."""
@@ -186,10 +233,17 @@ def _whole(name: str, value: Any) -> int:
     return value
 
 
+def _as_tensor(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    x = x.to_numpy() if hasattr(x, "to_numpy") else x
+    # A copy, for pandas' arrays are read-only; and plain numbers are doubles, which torch would narrow.
+    return torch.tensor(x, dtype=None if hasattr(x, "dtype") else torch.float64)
+
+
 def _as_series(x: Any) -> Tensor:
     try:
-        # Plain numbers are doubles; torch would narrow them.
-        series = torch.as_tensor(x, dtype=None if hasattr(x, "dtype") else torch.float64)
+        series = _as_tensor(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError("a series is not an array of numbers.", asked=f"{type(x).__name__}: {error}") from error
     if series.ndim not in (1, 2):

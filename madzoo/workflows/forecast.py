@@ -3,20 +3,25 @@
 The columns are those of chronos' ``predict_df``: item_id, timestamp, target_name, predictions, and one per level.
 """
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from rich.progress import Progress
 from torch import nn
 
-from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN
-from madzoo.data.series import Series, read_series
+from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_time
+from madzoo.data.series import Series, read_series, read_table
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster
+from madzoo.workflows.forecast_covariates import Covariates, read_covariates
 from madzoo.workflows.plot_forecast import plot_forecast
 
 __all__ = ["DEFAULT_MODEL", "NINE_LEVELS", "forecast", "forecast_file"]
@@ -38,8 +43,13 @@ def forecast(
     timestamp_column: str = TIMESTAMP_COLUMN,
     target: str | Sequence[str] = TARGET,
     freq: str | int | None = None,
-    batch_size: int = 256,
+    seasonality: int | None = None,
+    past_covariates: Sequence[str] = (),
+    static_covariates: Sequence[str] = (),
+    covariate_regression: bool = False,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Forecasts every series of a data frame.
 
@@ -49,13 +59,24 @@ def forecast(
             missing row is a missing value.
         prediction_length: steps to forecast; more than the model's own are rolled out, see
             :meth:`madzoo.layers.forecaster.Forecaster.predict`.
-        future_df: known future covariates; no model here takes any, so that anything but None is refused.
+        future_df: id, time and the known-future covariates of the steps to forecast: its other columns, which ``df``
+            holds for the past. Empty target columns are allowed.
         quantile_levels: the levels to return.
         id_column, timestamp_column: the default names are looked for under their usual forms, any other must exist.
         target: the column or columns to forecast. Where the default name does not exist: every other column.
-        freq: the step, such as "h" or "MS", or a number for integer time; None: the most common step.
-        batch_size: series at a time.
+        freq: the step, such as "h" or "MS", or a number for integer time; None: the most common step. Rows that lie on
+            no regular grid are then taken as equally spaced, and a warning says so.
+        seasonality: steps of a season, for models that ask for one; a warning tells where the model does not.
+        past_covariates: columns that are known as long as the target, for a model that supports ``"past"``.
+        static_covariates: columns with one value a series, for a model that supports ``"static"``.
+        covariate_regression: take out of each series what the columns of ``future_df`` explain by a ridge regression on
+            its context, forecast the rest, and add what they explain of the future. Works with every model; see
+            :func:`madzoo.workflows.covariate_regression.fit_covariates`.
+        batch_size: series at a time, of memory and speed alone; None: as many as have 512 channels together.
         device: where to compute; the model is moved there. None: where it is.
+        progress: show a bar in the terminal.
+
+    A column that no argument names is left out, and a warning lists such columns: a covariate is what is asked for.
 
     Returns:
         One row per series and future step, series in the order of the table: ``id_column`` ("0" where the table names
@@ -63,24 +84,28 @@ def forecast(
         per level, such as ``"0.1"``.
 
     Raises:
-        DataError: when the table cannot be read as series, see :func:`madzoo.data.series.read_series`.
-        ConfigError: when the model is no forecaster, on covariates, or on levels or horizons it does not have.
+        DataError: when the tables cannot be read as series, see :func:`madzoo.data.series.read_series`, or future_df
+            lacks a step or a value.
+        ConfigError: when the model is no forecaster, does not support the covariates, or on levels or horizons it does
+            not have.
         MadzooError: whatever :func:`madzoo.create_model` says about the name.
     """
-    if future_df is not None:
-        raise ConfigError(
-            "future covariates are not supported: no registered forecaster takes any.",
-            asked=f"future_df with columns {list(getattr(future_df, 'columns', []))}",
-            todo="leave future_df out",
-        )
     if not isinstance(df, pd.DataFrame):
         raise DataError("forecast takes a pandas data frame.", asked=type(df).__name__, todo="madzoo forecast FILE")
     everything = isinstance(target, str) and target == TARGET and TARGET not in df
     columns = {"id_column": id_column, "timestamp_column": timestamp_column}
-    series = read_series(df, target=None if everything else target, freq=freq, **columns)
-    _log_unused(df, series, columns)
     model = _forecaster(model_or_name, device)
-    return _forecast_series(model, series, prediction_length, quantile_levels, batch_size, columns)
+    asked = Covariates(
+        past=past_covariates, static=static_covariates, future=future_df, regression=covariate_regression
+    )
+    asked.check(model, columns)
+    series = _read(df, None if everything else target, freq, columns, asked)
+    _log_unused(df, series, columns, asked)
+    with _bar(progress) as on_batch:
+        return _forecast_series(
+            _with_season(model, seasonality), df, series, asked, horizon=prediction_length, levels=quantile_levels,
+            columns=columns, batch_size=batch_size, on_batch=on_batch,
+        )  # fmt: skip
 
 
 def forecast_file(
@@ -88,21 +113,28 @@ def forecast_file(
     *,
     model: nn.Module | str = DEFAULT_MODEL,
     prediction_length: int | None = None,
+    future: str | Path | None = None,
     quantile_levels: Sequence[float] | None = None,
     id_column: str = ID_COLUMN,
     timestamp_column: str = TIMESTAMP_COLUMN,
     target: str | Sequence[str] | None = None,
     freq: str | int | None = None,
-    batch_size: int = 256,
+    seasonality: int | None = None,
+    past_covariates: Sequence[str] = (),
+    static_covariates: Sequence[str] = (),
+    covariate_regression: bool = False,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
+    progress: bool = False,
     csv: str | Path | None = None,
     png: str | Path | None = None,
 ) -> pd.DataFrame:
     """Forecasts every series of a CSV or Parquet file, and writes table and picture where asked to.
 
     Args:
-        path: the file; every column but id and time is forecast unless ``target`` names some.
+        path: the file; every column but id, time and covariates is forecast unless ``target`` names some.
         prediction_length: None: as many steps as the model forecasts at once.
+        future: a file of known-future covariates, see ``future_df``.
         quantile_levels: None: the model's own.
         csv, png: where to write the forecasts and the quantile fan; None: nowhere.
 
@@ -113,11 +145,19 @@ def forecast_file(
         ConfigError: see :func:`forecast`.
     """
     columns = {"id_column": id_column, "timestamp_column": timestamp_column}
-    series = read_series(path, target=target, freq=freq, **columns)
+    df = read_table(Path(path))
+    beside = None if future is None else read_table(Path(future))
+    asked = Covariates(past=past_covariates, static=static_covariates, future=beside, regression=covariate_regression)
+    series = _read(df, target, freq, columns, asked)
     forecaster = _forecaster(model, device)
+    asked.check(forecaster, columns)
     horizon = forecaster.prediction_length if prediction_length is None else prediction_length
     levels = forecaster.quantile_levels if quantile_levels is None else quantile_levels
-    table = _forecast_series(forecaster, series, horizon, levels, batch_size, columns)
+    with _bar(progress) as on_batch:
+        table = _forecast_series(
+            _with_season(forecaster, seasonality), df, series, asked, horizon=horizon, levels=levels, columns=columns,
+            batch_size=batch_size, on_batch=on_batch,
+        )  # fmt: skip
     try:
         if csv is not None:
             table.to_csv(csv, index=False)
@@ -142,41 +182,96 @@ def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | Non
         raise ConfigError(f"no such device: {str(error).splitlines()[0]}", asked=f"device={device}") from error
 
 
+def _with_season(model: Forecaster, seasonality: int | None) -> Forecaster:
+    """Returns a model with the season it is told, sharing the weights; the one given keeps its own."""
+    if seasonality is None:
+        return model
+    if isinstance(seasonality, bool) or not isinstance(seasonality, int) or seasonality < 1:
+        raise ConfigError("seasonality is a whole number of steps, at least 1.", asked=seasonality)
+    if not hasattr(model, "seasonality"):
+        logger.warning("%s finds seasons itself: seasonality=%d is not used.", type(model).__name__, seasonality)
+        return model
+    told: Any = copy.copy(model)
+    told.seasonality = seasonality
+    return told
+
+
+def _read(
+    df: pd.DataFrame, target: str | Sequence[str] | None, freq: Any, columns: dict[str, str], asked: Covariates
+) -> list[Series]:
+    """Reads the targets: where none is named, every column that is no covariate."""
+    beside = {*asked.past, *asked.static, *asked.future_names(columns)}
+    if target is None and beside:
+        ids = find_ids(df, columns["id_column"])
+        taken = {*beside, ids, find_time(df, columns["timestamp_column"], exclude=ids)}
+        target = [str(name) for name in df if name not in taken]
+    return read_series(df, target=target, freq=freq, **columns)
+
+
 def _forecast_series(
     model: Forecaster,
+    df: pd.DataFrame,
     series: Sequence[Series],
+    asked: Covariates,
+    *,
     horizon: int,
     levels: Sequence[float],
-    batch_size: int,
     columns: dict[str, str],
+    batch_size: int | None,
+    on_batch: Callable[[int, int], None] | None,
 ) -> pd.DataFrame:
-    if batch_size < 1:
-        raise ConfigError("batch_size is at least 1.", asked=batch_size)
     names = [str(float(level)) for level in levels]
     if len(set(names)) < len(names):
         raise ConfigError("a quantile level is asked for twice.", asked=list(levels))
-    blocks = []
-    for start in range(0, len(series), batch_size):
-        values = [one.values for one in series[start : start + batch_size]]
-        quantiles, _ = model.predict(values, prediction_length=horizon, quantile_levels=(*levels, 0.5))
-        blocks.append(quantiles[:, :, 0].double().cpu().numpy())
-    frames = [_frame(one, block, names, columns) for one, block in zip(series, np.concatenate(blocks), strict=True)]
-    return pd.concat(frames, ignore_index=True)
+    # A model whose channels meet, or that is made for a number of them, takes the targets of an item together.
+    targets = len({one.target_name for one in series})
+    together = targets if model.num_channels is not None or getattr(model, "channels_meet", False) else 1
+    firsts = series[::together]
+    values, options, added = read_covariates(model, df, series, asked, horizon=horizon, columns=columns, firsts=firsts)
+    values = [np.stack(values[start : start + together], axis=1) for start in range(0, len(values), together)]
+    quantiles, _ = model.predict(
+        values, prediction_length=horizon, quantile_levels=(*levels, 0.5), batch_size=batch_size, on_batch=on_batch,
+        **options,
+    )  # fmt: skip
+    found_NHQ = quantiles.transpose(1, 2).flatten(0, 1).double().cpu().numpy()
+    return _table(series, found_NHQ if added is None else found_NHQ + added[..., None], names, columns)
 
 
-def _frame(one: Series, quantiles_HQ: np.ndarray, names: list[str], columns: dict[str, str]) -> pd.DataFrame:
+def _table(
+    series: Sequence[Series], quantiles_NHQ: np.ndarray, names: list[str], columns: dict[str, str]
+) -> pd.DataFrame:
+    horizon = quantiles_NHQ.shape[1]
+    futures: dict[Any, pd.Index] = {}
+    for one in series:
+        key = (one.stamps[-1], one.step)
+        futures[key] = futures[key] if key in futures else one.future(horizon)
+    stamps = [futures[one.stamps[-1], one.step] for one in series]
+    items = pd.Series([one.item_id for one in series]).repeat(horizon).reset_index(drop=True)
     head = {
-        columns["id_column"]: one.item_id,
-        columns["timestamp_column"]: one.future(len(quantiles_HQ)),
-        "target_name": one.target_name,
-        "predictions": quantiles_HQ[:, -1],
+        columns["id_column"]: items,
+        columns["timestamp_column"]: stamps[0].append(stamps[1:]),
+        "target_name": np.repeat(np.array([one.target_name for one in series], dtype=object), horizon),
+        "predictions": quantiles_NHQ[..., -1].ravel(),
     }
-    return pd.DataFrame(head | dict(zip(names, quantiles_HQ.T, strict=False)))
+    levels = {name: quantiles_NHQ[..., place].ravel() for place, name in enumerate(names)}
+    return pd.DataFrame(head | levels).astype({"target_name": "str"})
 
 
-def _log_unused(df: pd.DataFrame, series: Sequence[Series], columns: dict[str, str]) -> None:
+@contextmanager
+def _bar(shown: bool) -> Any:
+    """Yields what to call after a batch: a bar in the terminal, or nothing."""
+    if not shown:
+        yield None
+        return
+    with Progress() as bar:
+        task = bar.add_task("forecast", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _log_unused(df: pd.DataFrame, series: Sequence[Series], columns: dict[str, str], asked: Covariates) -> None:
     """Says which numeric columns are left out: chronos would take them for past covariates."""
     used = {one.target_name for one in series} | set(columns.values())
+    used |= {*asked.past, *asked.static, *asked.future_names(columns)}
     unused = [str(name) for name in df.select_dtypes("number") if str(name) not in used]
     if unused:
-        logger.warning("columns %s are not used: no model here takes covariates.", ", ".join(unused))
+        logger.warning("columns %s are not used: no argument names them as covariates.", ", ".join(unused))

@@ -63,7 +63,15 @@ def test_batches_of_a_tensor_change_nothing():
     assert [len(seen[0]) for seen in wide.seen] == [1] * 5
 
 
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor], ids=["list", "array", "tensor"])
+def read_only(values):
+    array = np.array(values)
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize(
+    "kind", [list, np.array, torch.tensor, read_only], ids=["list", "array", "tensor", "read-only"]
+)
 def test_whole_numbers_keep_their_digits(kind):
     quantiles, _ = Climber().predict([kind([10**9, 10**9 + 7])])
     assert quantiles[0, 0, 0, 1] == 10**9 + 8
