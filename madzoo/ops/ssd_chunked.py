@@ -18,7 +18,8 @@ def chunked_ssd(
 
     The products C_i B_j of a chunk are made once per group. A decay is the exponential of a sum over just the steps
     between two positions, not of a difference of longer sums, nor of a masked infinity: nothing cancels, nothing
-    overflows while A <= 0, and no gradient is NaN.
+    overflows while A <= 0, and no gradient is NaN. What torch.compile and torch.export trace does not grow with L: they
+    get the states of all chunks from one product, which holds B K H P N numbers, instead of a loop.
 
     Shapes:
         x [B, L, H, P], dt [B, L, H], A [H], B, C [B, L, G, N], state [B, H, P, N] -> y [B, L, H, P], the last state.
@@ -27,21 +28,25 @@ def chunked_ssd(
     count = -(-length // chunk_size)
     size = -(-length // count)  # chunks of equal length: fewer padded steps than with chunks of chunk_size
     x, dt, B, C = (_split(tensor, count, size) for tensor in (x, dt, B, C))
-    between_BKHji, since_BKHi = _decays((dt * A).transpose(2, 3), reverse=reverse)
+    a_BKHQ = (dt * A).transpose(2, 3)
+    between_BKHji, since_BKHi = _decays(a_BKHQ, reverse=reverse)
     end = 0 if reverse else -1
 
     drive_BKQHP = x * dt.unsqueeze(-1)
     inner = _inside(between_BKHji, B, C, drive_BKQHP, reverse=reverse)
     kept_BKQHP = drive_BKQHP * between_BKHji[..., end].transpose(2, 3).unsqueeze(-1)
     chunks = (
-        inner.unbind(1),
-        _by_group(kept_BKQHP, groups).unbind(1),
-        since_BKHi.transpose(2, 3).unsqueeze(-1).unbind(1),
-        since_BKHi[..., end].unflatten(2, (groups, -1)).unbind(1),
-        B.permute(0, 1, 3, 4, 2).unbind(1),
-        C.transpose(2, 3).unbind(1),
+        inner,
+        _by_group(kept_BKQHP, groups),
+        since_BKHi.transpose(2, 3).unsqueeze(-1),
+        since_BKHi[..., end].unflatten(2, (groups, -1)),
+        B.permute(0, 1, 3, 4, 2),
+        C.transpose(2, 3),
     )
-    y, state = _across(chunks, state.unflatten(1, (groups, -1)), reverse=reverse)
+    if torch.compiler.is_compiling():
+        y, state = _across_at_once(chunks, a_BKHQ.sum(-1), state, reverse=reverse)
+    else:
+        y, state = _across(chunks, state.unflatten(1, (groups, -1)), reverse=reverse)
     return y[:, :length], state
 
 
@@ -73,11 +78,11 @@ def _by_group(x_BKQHP: Tensor, groups: int) -> Tensor:
     return x_BKQHP.unflatten(3, (groups, -1)).transpose(2, 3).flatten(4)  # [B, K, G, Q, R P]
 
 
-def _across(chunks: tuple[tuple[Tensor, ...], ...], state: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+def _across(chunks: tuple[Tensor, ...], state: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
     # Chunk after chunk, so that what a chunk needs stays in the cache; the states of all chunks at once would not.
     batch, groups, heads, width, states = state.shape
     h = state.permute(0, 1, 4, 2, 3).reshape(batch * groups, states, heads * width)
-    steps, outputs = list(zip(*chunks, strict=True)), []
+    steps, outputs = list(zip(*(part.unbind(1) for part in chunks), strict=True)), []
     for inner, kept, since, whole, B_BGNQ, C_BGQN in reversed(steps) if reverse else steps:
         outer = torch.bmm(C_BGQN.flatten(0, 1), h).unflatten(0, (batch, groups)).transpose(1, 2)
         outputs.append(torch.addcmul(inner, outer.reshape(inner.shape), since))
@@ -85,3 +90,24 @@ def _across(chunks: tuple[tuple[Tensor, ...], ...], state: Tensor, *, reverse: b
         h = torch.baddbmm(decayed.flatten(-2), B_BGNQ.flatten(0, 1), kept.flatten(0, 1))
     h = h.reshape(batch, groups, states, heads, width).permute(0, 1, 3, 4, 2).flatten(1, 2)
     return torch.cat(outputs[::-1] if reverse else outputs, dim=1), h
+
+
+def _across_at_once(
+    chunks: tuple[Tensor, ...], a_BKH: Tensor, state: Tensor, *, reverse: bool
+) -> tuple[Tensor, Tensor]:
+    # A compiler would write every round of the loop out: hundreds of nodes per scan of an image, minutes of compiling.
+    inner, kept, since, _, B_BKGNQ, C_BKGQN = chunks
+    batch, count, groups, states = *inner.shape[:2], *B_BKGNQ.shape[2:4]
+    heads, width = inner.shape[3:]
+    between_BHji, since_BHi = _decays(a_BKH.transpose(1, 2), reverse=reverse)
+    between_BHji = between_BHji.tril() if reverse else between_BHji.triu()
+    wrote_BHjS = (B_BKGNQ @ kept).unflatten(-1, (-1, width)).permute(0, 2, 4, 1, 3, 5).reshape(batch, heads, count, -1)
+    start_BH1S = state.mT.reshape(batch, heads, 1, -1)
+    after_BHiS = between_BHji.mT @ wrote_BHjS + since_BHi.unsqueeze(-1) * start_BH1S
+    order = [after_BHiS[:, :, 1:], start_BH1S] if reverse else [start_BH1S, after_BHiS[:, :, :-1]]
+    before = torch.cat(order, dim=2).unflatten(-1, (states, width)).unflatten(1, (groups, -1))
+    h_BKGNE = before.permute(0, 3, 1, 4, 2, 5).flatten(-2)
+    outer_BKGQE = C_BKGQN @ h_BKGNE
+    y = torch.addcmul(inner, outer_BKGQE.transpose(2, 3).reshape(inner.shape), since)
+    last = after_BHiS[:, :, 0 if reverse else -1].unflatten(-1, (states, width)).mT
+    return y.flatten(1, 2), last

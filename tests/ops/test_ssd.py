@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from madzoo.errors import BackendError, ConfigError, ShapeError
+from madzoo.ops import ssd_chunked
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.ssd import ssd, ssd_step
 
@@ -255,3 +256,29 @@ def test_choices_are_checked():
         ssd(**inputs, chunk_size=0)
     with pytest.raises(ShapeError, match=r"\[B, H, P\]"):
         ssd_step(*(inputs[name] for name in ("x", "dt", "A", "B", "C", "initial_state")))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("chunk_size", [1, 7, None])
+def test_all_chunks_at_once_as_compilers_trace_them(shape, reverse, chunk_size, monkeypatch):
+    expected = run(make_inputs(shape), "reference", reverse=reverse)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(ssd_chunked, "_across", None)  # the loop is not called
+    found = run(make_inputs(shape), "torch", reverse=reverse, chunk_size=chunk_size)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class Scan(torch.nn.Module):
+    def forward(self, inputs):
+        return ssd(**inputs, return_last_state=True, reverse=True, **TRANSFORM)
+
+
+def test_an_exported_scan_does_not_grow_with_the_sequence():
+    programs = {}
+    for length in (70, 350):
+        inputs = detached((2, length, 4, 3, 2, 5))
+        programs[length] = torch.export.export(Scan(), (inputs,))
+        torch.testing.assert_close(programs[length].module()(inputs), Scan()(inputs))
+    small, large = (len(list(program.graph.nodes)) for program in programs.values())
+    assert small == large
