@@ -1,0 +1,227 @@
+"""Fine-tuning of a forecaster on a table or on tensors: a new model comes back, the one given stays as it was."""
+
+import copy
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN
+from madzoo.data.ragged_windows import RaggedSteps, RaggedWindows, split_ragged
+from madzoo.data.series import read_series
+from madzoo.errors import ConfigError, DataError, ShapeError, check_choice
+from madzoo.factory import create_model
+from madzoo.layers.forecaster import Forecaster
+from madzoo.training.loop import train
+from madzoo.training.losses import mean_squared_error, pinball
+from madzoo.training.recipe import Recipe
+
+__all__ = ["FINETUNE_LOSSES", "MODES", "finetune_series"]
+
+MODES = ("full", "head")
+FINETUNE_LOSSES = ("pinball", "mae", "mse")
+HEADS = ("head.", "linear_skip.")  # what reads the forecast out, by the names that the families give it
+VALIDATIONS = 10
+MOST_VALIDATION_WINDOWS = 512
+logger = logging.getLogger(__name__)
+
+
+def finetune_series(
+    model_or_name: nn.Module | str,
+    data: pd.DataFrame | Path | str | Tensor | Sequence[Any],
+    *,
+    steps: int,
+    lr: float,
+    mode: str = "full",
+    loss: str = "pinball",
+    batch_size: int = 32,
+    weight_decay: float = 0.0,
+    ema_decay: float = 0.0,
+    val_fraction: float = 0.2,
+    prediction_length: int | None = None,
+    seed: int = 0,
+    id_column: str = ID_COLUMN,
+    timestamp_column: str = TIMESTAMP_COLUMN,
+    target: str | Sequence[str] | None = None,
+    freq: str | int | None = None,
+    run_dir: Path | str | None = None,
+) -> nn.Module:
+    """Fine-tunes a forecaster on a user's series.
+
+    The last part of every series is held out; ten times during the run the model is validated there, and the weights of
+    the best time are returned. If none is better than the start, a warning says so and the start's are.
+    Windows are measured in deviations of their own past, so that every series counts alike.
+
+    Args:
+        model_or_name: a forecaster, or the name of one, whose weights are then loaded.
+        data: a table or the path of one, see :func:`madzoo.data.series.read_series`; or a tensor [B, L, C]; or a list
+            of [L] or [L, C] series.
+        steps: optimizer steps, at least 1; made up to a multiple of the ten validations.
+        lr: highest learning rate; a warm-up over a tenth of the steps leads to it and a cosine from it.
+        mode: ``"full"``, or ``"head"`` to train only what reads out the forecast.
+        loss: ``"pinball"`` over the model's levels, ``"mae"`` of the median, ``"mse"`` of the mean.
+        batch_size: windows in a step.
+        weight_decay, ema_decay: see :class:`madzoo.training.recipe.Recipe`.
+        val_fraction: of the steps of every series, but at least one horizon.
+        prediction_length: another horizon than the named model's; its head starts anew.
+        seed: of the order and of dropout; the same call gives the same weights.
+        id_column, timestamp_column, target, freq: of a table; target None takes every other column.
+        run_dir: keeps the log and a resumable state; by default a folder that is removed afterwards.
+
+    Raises:
+        ConfigError: when the model is no forecaster or cannot be trained so, or on an ill-valued choice.
+        DataError: when the data cannot be read, or hold no window to train or validate on.
+        MadzooError: whatever :func:`madzoo.create_model` says about the name.
+    """
+    _check(steps, mode, loss, val_fraction)
+    start = _start(model_or_name, prediction_length, seed)
+    series = _series(data, start, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq)
+    lengths = {"context_length": start.context_length, "prediction_length": start.prediction_length}
+    windows, held_out = split_ragged(series, val_fraction=val_fraction, **lengths)
+    recipe = Recipe.from_dict({
+        "name": f"{getattr(start, 'madzoo_name', type(start).__name__)}-finetuned",
+        "dataset": f"{_fingerprint(series)} {mode} {loss} {val_fraction}",
+        "loss": "mse" if loss == "mse" else "pinball",
+        "epochs": min(VALIDATIONS, steps), "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay,
+        "warmup_steps": steps // 10, "clip_norm": 1.0, "ema_decay": ema_decay, "select": "best", "seed": seed,
+    })  # fmt: skip
+    source = RaggedSteps(windows, batch_size=batch_size, steps_per_epoch=-(-steps // recipe.epochs), seed=seed)
+    measure = _loss(loss, start.quantile_levels)
+    learner = _prepare(start, mode)
+    validate = partial(_validate, windows=held_out, measure=measure, batch_size=max(batch_size, 32))
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
+        before = validate(learner.eval())["score"]
+        result = train(learner, source, measure, validate, recipe, Path(run_dir or scratch))
+    if result.metrics and result.metrics["score"] < before:
+        logger.info(
+            "validation %s: %.6g before, %.6g after step %d.", loss, before, result.metrics["score"], result.chosen_step
+        )
+        start.load_state_dict(dict(result.state))
+    else:
+        logger.warning(
+            "no step of the fine-tuning was better on the held-out part: the weights are those of the start."
+        )
+    return start.eval()
+
+
+def _check(steps: int, mode: str, loss: str, val_fraction: float) -> None:
+    check_choice("mode", mode, MODES)
+    check_choice("loss", loss, FINETUNE_LOSSES)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError("steps is a whole number, at least 1.", asked=steps)
+    if not 0 < val_fraction < 1:
+        raise ConfigError("val_fraction lies between 0 and 1.", asked=val_fraction)
+
+
+def _start(model_or_name: nn.Module | str, prediction_length: int | None, seed: int) -> Forecaster:
+    """Returns a model of its own: a copy, or built by name."""
+    if isinstance(model_or_name, str):
+        sizes: dict[str, Any] = {} if prediction_length is None else {"prediction_length": prediction_length}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)  # of a head that starts anew
+            model = create_model(model_or_name, pretrained=True, **sizes)
+    elif prediction_length not in (None, getattr(model_or_name, "prediction_length", None)):
+        raise ConfigError(
+            "a module comes with its horizon.",
+            asked=f"prediction_length={prediction_length}",
+            todo="the model's name, whose head is then made anew",
+        )
+    else:
+        model = copy.deepcopy(model_or_name)
+    if not isinstance(model, Forecaster) or not any(True for _ in model.parameters()):
+        raise ConfigError(
+            "only forecasters with parameters are fine-tuned on series.",
+            asked=model_or_name if isinstance(model_or_name, str) else type(model).__name__,
+            todo="madzoo.list_models(task='time-series-forecasting', pretrained=True)",
+        )
+    return model
+
+
+def _series(data: Any, model: Forecaster, **columns: Any) -> list[Tensor]:
+    """Returns [L, C] series in float64: one channel each, unless the model takes channels together."""
+    if isinstance(data, (pd.DataFrame, str, Path)):
+        records = read_series(data, **columns)
+        values = [torch.from_numpy(one.values.copy()) for one in records]
+        count = len({one.target_name for one in records})
+        found = [torch.stack(values[i : i + count], dim=1) for i in range(0, len(values), count)]
+    else:
+        found = [_as_channels(one) for one in data]
+    if not found or any(one.numel() == 0 for one in found):
+        raise ShapeError("there is no series to fine-tune on, or an empty one.")
+    if any(one.isinf().any() for one in found):
+        raise DataError("a series holds an infinite value.", todo="NaN where a value is missing")
+    together = model.num_channels is not None or getattr(model, "channels_meet", False)
+    channels = {one.shape[1] for one in found}
+    if together and (len(channels) > 1 or model.num_channels not in (None, *channels)):
+        raise ShapeError(
+            "the channels of the series differ, or do not fit the model.",
+            asked=sorted(channels),
+            looked=f"a model for {model.num_channels or 'any number of'} channels",
+        )
+    return found if together else [column for one in found for column in one.split(1, dim=1)]
+
+
+def _as_channels(one: Any) -> Tensor:
+    try:
+        series = one.double() if isinstance(one, Tensor) else torch.tensor(np.asarray(one, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise DataError("a series is not an array of numbers.", asked=f"{type(one).__name__}: {error}") from error
+    if series.ndim not in (1, 2):
+        raise ShapeError("a series is [L] or [L, C].", asked=list(series.shape))
+    return series.detach().cpu().reshape(len(series), -1)
+
+
+def _fingerprint(series: Sequence[Tensor]) -> str:
+    """Keeps a run folder from going on with other series."""
+    digest = hashlib.sha256()
+    for one in series:
+        digest.update(str(tuple(one.shape)).encode() + one.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _prepare(start: Forecaster, mode: str) -> Forecaster:
+    """Returns a copy to train, of which the head alone may learn."""
+    learner = copy.deepcopy(start)
+    for parameter in learner.parameters():
+        parameter.requires_grad_(mode == "full")
+    if mode == "head":
+        heads = [parameter for name, parameter in learner.named_parameters() if name.startswith(HEADS)]
+        if not heads:
+            raise ConfigError(f"{type(start).__name__} has no head of its own.", asked="mode=head", todo="mode='full'")
+        for parameter in heads:
+            parameter.requires_grad_(True)
+    return learner
+
+
+def _loss(name: str, levels: tuple[float, ...]) -> Callable[[Tensor, Tensor], Tensor]:
+    if name == "mse":
+        return mean_squared_error
+    if name == "pinball":
+        return partial(pinball, levels=levels)
+    middle = min(range(len(levels)), key=lambda i: abs(levels[i] - 0.5))
+    # The absolute error is twice the pinball loss of the median.
+    return lambda quantiles, target: 2 * pinball(quantiles[..., middle : middle + 1], target, (0.5,))
+
+
+@torch.inference_mode()
+def _validate(
+    model: nn.Module, *, windows: RaggedWindows, measure: Callable[[Tensor, Tensor], Tensor], batch_size: int
+) -> dict[str, float]:
+    """Returns the loss over held-out windows, each observed value counting once."""
+    like = next(model.parameters())
+    total, count = 0.0, 0
+    for past, future in windows.batches(MOST_VALIDATION_WINDOWS, batch_size):
+        observed = int(future.isfinite().sum())
+        total += float(measure(model(past.to(like)).cpu().double(), future.double())) * observed
+        count += observed
+    if count == 0:
+        raise DataError("the held-out part has no observed value.", todo="a larger val_fraction")
+    return {"score": total / count, "n": count}
