@@ -9,7 +9,6 @@ Axes: B batch, C image channels, H height, W width of the grid, M = H W tokens, 
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from madzoo.layers.plain_mamba_symmetries import relu_scale, shift_into
 from madzoo.layers.pyramid import common_shift
 from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.models.image.inputs import IMAGENET
-from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 from madzoo.symmetry import Symmetry
@@ -124,6 +123,7 @@ class PlainMamba(ImageClassifier):
     """
 
     norm_name = "ln1"
+    stem_pattern = r"^pos_embed|patch_embed"
 
     def __init__(self, config: PlainMambaConfig) -> None:
         width, depth = config.embed_dim, config.depth
@@ -144,16 +144,7 @@ class PlainMamba(ImageClassifier):
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that the published recipe does not decay, beside norms and biases."""
-        mixers = [(name, part) for name, part in self.named_modules() if isinstance(part, PlainMamba2D)]
-        return {"pos_embed"} | {f"{name}.{kept}" for name, mixer in mixers for kept in mixer.no_weight_decay()}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Returns timm's description of the layers, for layer-wise learning rates."""
-        blocks = r"^layers\.(\d+)"
-        return {
-            "stem": r"^pos_embed|patch_embed",
-            "blocks": blocks if coarse else [(blocks, None), (r"^ln1", (99999,))],
-        }
+        return {"pos_embed"} | undecayed(self, PlainMamba2D)
 
     def symmetries(self) -> list[Symmetry]:
         """Declares what couples the convolutions of the stem, and the last norm with the head."""

@@ -5,7 +5,7 @@ Axes: B batch, C image channels, H height, W width of a grid, L tokens, D width 
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from madzoo.layers.linear import Linear
 from madzoo.layers.pyramid import chosen_stages
 from madzoo.layers.recompute import run_blocks
 
-__all__ = ["ImageClassifier", "Indices", "init_linear", "make_head", "stage_info"]
+__all__ = ["ImageClassifier", "Indices", "init_linear", "make_head", "stage_info", "undecayed"]
 
 Indices = int | list[int] | tuple[int, ...] | None
 SPATIAL = {"NLC": (1,), "NHWC": (1, 2), "NCHW": (2, 3)}  # the axes that pooling takes away
@@ -36,6 +36,7 @@ class ImageClassifier(nn.Module, ABC):
         output_fmt: axes of the stream: ``"NLC"``, ``"NHWC"`` or ``"NCHW"``.
         pools: what ``global_pool`` may be; ``""`` keeps every position.
         stages_name, norm_name, head_name: where the stages, the last norm and the head are.
+        stem_pattern: matches the parameters of what makes the stream.
         pretrained_cfg: how inputs are prepared and where weights are, timm's dict; None until weights are chosen.
         feature_info: name, width and reduction of the features after each stage.
     """
@@ -44,6 +45,7 @@ class ImageClassifier(nn.Module, ABC):
     output_fmt = "NHWC"
     pools: tuple[str, ...] = ("avg", "")
     stages_name, norm_name, head_name = "layers", "norm", "head"
+    stem_pattern = r"^patch_embed"
 
     def __init_subclass__(cls) -> None:
         """Refuses a family of sequences that does not say how they lie in the image."""
@@ -199,6 +201,14 @@ class ImageClassifier(nn.Module, ABC):
         """Returns the parameters that the published recipe does not decay, beside those with one axis."""
         return set()
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Returns timm's description of the layers, for layer-wise learning rates: by default, a stage is a layer."""
+        stages, last = rf"^{self.stages_name}\.(\d+)", (99999,)
+        return {
+            "stem": self.stem_pattern,
+            "blocks": stages if coarse else [(stages, None), (rf"^{self.norm_name}\.", last)],
+        }
+
     @abstractmethod
     def _embed(self, image: Tensor) -> Tensor:
         """Makes the stream of an image; refuses what does not fit."""
@@ -259,6 +269,12 @@ def stage_info(name: str, widths: list[int], reductions: list[int]) -> list[dict
 def make_head(width: int, num_classes: int) -> nn.Module:
     """Returns a linear head, or the identity for no classes."""
     return Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def undecayed(model: nn.Module, kind: type[nn.Module]) -> set[str]:
+    """Returns what the layers of a kind name in their ``no_weight_decay``, by its names in the model."""
+    layers = [(name, part) for name, part in model.named_modules() if isinstance(part, kind)]
+    return {f"{name}.{kept}" for name, layer in layers for kept in cast(Any, layer).no_weight_decay()}
 
 
 def init_linear(module: nn.Module) -> None:

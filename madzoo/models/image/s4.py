@@ -113,6 +113,7 @@ class S4Classifier(ImageClassifier):
 
     output_fmt = "NLC"
     head_name = "decoder"
+    stem_pattern = r"^encoder"
 
     def __init__(self, config: S4Config) -> None:
         width, depth = config.embed_dim, config.depth
@@ -127,11 +128,6 @@ class S4Classifier(ImageClassifier):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters of the state space systems, which the published recipes do not decay."""
         return {name for name, _ in self.named_parameters() if ".kernel." in name and not name.endswith(".C")}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Returns timm's description of the layers, for layer-wise learning rates."""
-        layers = r"^layers\.(\d+)"
-        return {"stem": r"^encoder", "blocks": layers if coarse else [(layers, None), (r"^norm\.", (99999,))]}
 
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)

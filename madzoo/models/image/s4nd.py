@@ -9,7 +9,6 @@ Axes: B batch, C image channels, H height, W width of the grid, D embed_dim.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from madzoo.layers.patch_embed import PatchEmbed
 from madzoo.layers.s4_kernels import S4KernelConfig
 from madzoo.layers.s4nd import S4ND
 from madzoo.models.image.inputs import CIFAR, IMAGENET
-from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
 
@@ -108,6 +107,7 @@ class S4NDClassifier(ImageClassifier):
     """
 
     stages_name = "blocks"
+    stem_pattern = r"^encoder|^patch_embed"
 
     def __init__(self, config: S4NDConfig) -> None:
         width, depth = config.embed_dim, config.depth
@@ -129,14 +129,7 @@ class S4NDClassifier(ImageClassifier):
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters of the state space systems, which the published recipes do not decay."""
-        layers = [(name, part) for name, part in self.named_modules() if isinstance(part, S4ND)]
-        return {f"{name}.{kept}" for name, layer in layers for kept in layer.no_weight_decay()}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Returns timm's description of the layers, for layer-wise learning rates."""
-        blocks = r"^blocks\.(\d+)"
-        stem = r"^encoder|^patch_embed"
-        return {"stem": stem, "blocks": blocks if coarse else [(blocks, None), (r"^norm\.", (99999,))]}
+        return undecayed(self, S4ND)
 
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)

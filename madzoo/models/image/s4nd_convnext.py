@@ -25,7 +25,7 @@ from madzoo.layers.recompute import run_blocks
 from madzoo.layers.s4_kernels import S4KernelConfig
 from madzoo.layers.s4nd import S4ND
 from madzoo.models.image.inputs import IMAGENET
-from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
+from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
 
 __all__ = ["S4NDConvNeXt", "S4NDConvNeXtConfig"]
@@ -125,8 +125,7 @@ class S4NDConvNeXt(ImageClassifier):
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters of the state space systems, which the published recipe does not decay."""
-        layers = [(name, part) for name, part in self.named_modules() if isinstance(part, S4ND)]
-        return {f"{name}.{kept}" for name, layer in layers for kept in layer.no_weight_decay()}
+        return undecayed(self, S4ND)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Returns timm's description of the layers, for layer-wise learning rates."""

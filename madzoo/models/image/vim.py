@@ -9,7 +9,6 @@ Axes: B batch, C image channels, M patches, L = M + 1 tokens, D embed_dim, E d_i
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +112,7 @@ class Vim(ImageClassifier):
     output_fmt = "NLC"
     pools = POOLS
     norm_name = "norm_f"
+    stem_pattern = r"^cls_token|pos_embed|patch_embed"
 
     def __init__(self, config: VimConfig) -> None:
         width, depth = config.embed_dim, config.depth
@@ -136,14 +136,6 @@ class Vim(ImageClassifier):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that the published recipe does not decay (norms and biases are 1-D and go by that)."""
         return {"pos_embed", "cls_token"}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Returns timm's description of the layers, for layer-wise learning rates."""
-        blocks = r"^layers\.(\d+)"
-        return {
-            "stem": r"^cls_token|pos_embed|patch_embed",
-            "blocks": blocks if coarse else [(blocks, None), (r"^norm_f", (99999,))],
-        }
 
     def symmetries(self) -> list[Symmetry]:
         """Declares what couples stem, positions, class token and head."""
