@@ -3,9 +3,11 @@
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.hydra import Hydra
 from madzoo.layers.linear import Linear
+from madzoo.layers.linoss import LinOSS
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.mamba2 import Mamba2
 from madzoo.layers.mamba3 import Mamba3
+from madzoo.layers.mamba_plus import MambaPlus
 from madzoo.layers.norms import GatedRMSNorm, RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed
 from madzoo.layers.plain_mamba import PlainMamba2D
@@ -24,10 +26,12 @@ __all__ = [
     "DropPath",
     "GatedRMSNorm",
     "Hydra",
+    "LinOSS",
     "Linear",
     "Mamba",
     "Mamba2",
     "Mamba3",
+    "MambaPlus",
     "PatchEmbed",
     "PlainMamba2D",
     "RMSNorm",

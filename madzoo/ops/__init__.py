@@ -7,6 +7,7 @@ from madzoo.ops.gated_mean import gated_mean
 from madzoo.ops.hippo import diagonal_init, hippo_matrix, nplr
 from madzoo.ops.linear import linear
 from madzoo.ops.long_conv import long_conv
+from madzoo.ops.oscillator_scan import oscillator_scan
 from madzoo.ops.rms_norm import rms_norm
 from madzoo.ops.rotary import accumulate_angles, rotate_pairs
 from madzoo.ops.scan import linear_scan
@@ -30,6 +31,7 @@ __all__ = [
     "linear_scan",
     "long_conv",
     "nplr",
+    "oscillator_scan",
     "rms_norm",
     "rotate_pairs",
     "selective_scan",
