@@ -152,6 +152,7 @@ def test_gradcheck_of_both_orders(reverse):
     assert torch.autograd.gradgradcheck(lambda *args: compiled(*args, True, reverse), tensors)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own, from torch 2.14 on
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_opcheck(layout):
     x, weight, bias, grad = inputs(2, 20, 9, 4)
