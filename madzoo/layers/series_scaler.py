@@ -70,7 +70,7 @@ class SeriesScaler(nn.Module):
         centred = torch.where(observed, unit - mean, 0)
         deviation = (centred.square().sum(-1, keepdim=True) / count).sqrt()
         values = (centred / torch.where(deviation > 0, deviation, 1)).to(kept)
-        location, scale = _finite(2 * (half_anchor + reach * mean)), _finite(2 * reach * deviation)
+        location, scale = (_clamp(x, kept) for x in (2 * (half_anchor + reach * mean), 2 * reach * deviation))
         return ScaledSeries(values, observed, values.gather(-1, where_last), location, scale)
 
     def restore(self, y: Tensor, scaled: ScaledSeries) -> Tensor:
@@ -80,7 +80,8 @@ class SeriesScaler(nn.Module):
         """
         shape = (-1, *[1] * (y.ndim - 1))
         location, scale = scaled.location.reshape(shape), scaled.scale.reshape(shape)
-        return _finite(location + scale * y.to(scale.dtype), scaled.values.dtype)
+        dtype = scaled.values.dtype
+        return _clamp(location + scale * y.to(scale.dtype), dtype).to(dtype)
 
 
 def _widest(x: Tensor) -> torch.dtype:
@@ -92,6 +93,7 @@ def _last(observed: Tensor) -> Tensor:
     return torch.where(observed, steps, 0).argmax(-1, keepdim=True)
 
 
-def _finite(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    limit = torch.finfo(dtype or x.dtype).max
-    return x.clamp(-limit, limit).to(dtype or x.dtype)
+def _clamp(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keeps wide numbers among those that ``dtype`` has."""
+    limit = torch.finfo(dtype).max
+    return x.clamp(-limit, limit)
