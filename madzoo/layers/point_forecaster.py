@@ -3,6 +3,7 @@
 Axes: B windows, L context, C channels, K covariates, H horizon.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from madzoo.layers.series_scaler import SeriesScaler
 __all__ = ["PointForecaster"]
 
 
-class PointForecaster(Forecaster):
+class PointForecaster(Forecaster, ABC):
     """Gives a network of normalised windows the protocol of a forecaster with the single level 0.5.
 
     A subclass writes :meth:`network`, sets ``context_length``, ``prediction_length``, ``num_channels`` where the number
@@ -51,12 +52,12 @@ class PointForecaster(Forecaster):
         self.scaler = SeriesScaler()
         self._standardizes = False
 
+    @abstractmethod
     def network(self, values: Tensor, covariates: Tensor | None) -> Tensor:
         """Forecasts normalised windows; overridden by every family.
 
         Shapes: values [B, L, C], covariates [B, L, K] or None -> [B, H, C].
         """
-        raise NotImplementedError
 
     def predict(self, past_values: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Forecasts in the units of the input; see :meth:`Forecaster.predict`.

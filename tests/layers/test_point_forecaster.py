@@ -107,5 +107,5 @@ def test_misfits_are_told():
             Trend()(wrong)
     with pytest.raises(ShapeError, match="made for 7 channels"):
         Trend(num_channels=7)(past())
-    with pytest.raises(NotImplementedError):
-        PointForecaster().network(past(), None)
+    with pytest.raises(TypeError, match="network"):
+        PointForecaster()

@@ -3,6 +3,7 @@
 Axes: B series (batch times channels), L context, C channels, H horizon, Q quantiles.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -56,7 +57,7 @@ class DirectConfig:
             raise ConfigError("quantile_levels increase strictly inside (0, 1).", asked=levels)
 
 
-class DirectForecaster(Forecaster):
+class DirectForecaster(Forecaster, ABC):
     """Scales every series by its own past, hands it to :meth:`forecast_scaled`, and restores the units.
 
     Args:
@@ -100,6 +101,7 @@ class DirectForecaster(Forecaster):
         y_BHQ = self.forecast_scaled(narrow, channels)
         return self.scaler.restore(y_BHQ, scaled).unflatten(0, (-1, channels)).transpose(1, 2)
 
+    @abstractmethod
     def forecast_scaled(self, scaled: ScaledSeries, channels: int) -> Tensor:
         """Returns the quantiles of scaled series, sorted; what a family writes.
 
@@ -109,7 +111,6 @@ class DirectForecaster(Forecaster):
 
         Shapes: values and observed [B, L] -> [B, H, Q].
         """
-        raise NotImplementedError
 
 
 class KeepUnits(nn.Module):

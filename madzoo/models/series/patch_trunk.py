@@ -8,6 +8,7 @@ linear skip is DLinear's idea (arXiv 2205.13504).
 Axes: B series (batch times channels), L context, P patch, T tokens, D d_model, H horizon, Q quantiles.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -92,7 +93,7 @@ class PatchConfig(DirectConfig):
 ConfigT = TypeVar("ConfigT", bound=PatchConfig)
 
 
-class PatchBlock(nn.Module, Generic[ConfigT]):
+class PatchBlock(nn.Module, ABC, Generic[ConfigT]):
     """Mixes tokens along time, then channels by a feed-forward part; both residual.
 
     A family writes :meth:`build_mixer` and :meth:`mix`. The norms have no gain: the maps that follow them would only
@@ -116,16 +117,16 @@ class PatchBlock(nn.Module, Generic[ConfigT]):
         )
         self.dropout = nn.Dropout(config.dropout)
 
+    @abstractmethod
     def build_mixer(self, config: ConfigT) -> None:
         """Sets the modules and parameters of the mixer on this block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mix(self, x_BTD: Tensor) -> Tensor:
         """Returns what the mixer adds to its tokens.
 
         Shapes: normalised tokens [B, T, D] -> [B, T, D].
         """
-        raise NotImplementedError
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Returns the mixed tokens."""
