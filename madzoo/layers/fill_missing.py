@@ -29,4 +29,7 @@ def fill_missing(x: Tensor) -> Tensor:
     left = torch.where(before < 0, after, before).clamp(max=length - 1)
     right = torch.where(after < length, after, left)
     share = (step - left).to(x.dtype) / (right - left).clamp(min=1)
-    return torch.where(observed, x, x.gather(1, left) * (1 - share) + x.gather(1, right) * share)
+    start, end = x.gather(1, left), x.gather(1, right)
+    # Not start + share (end - start), which overflows; and between equal neighbours exactly their value.
+    line = torch.where(start == end, start, start * (1 - share) + end * share)
+    return torch.where(observed, x, line)

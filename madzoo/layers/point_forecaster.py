@@ -87,12 +87,14 @@ class PointForecaster(Forecaster, ABC):
         """
         self._check(past_values, past_covariates)
         like = next(self.parameters())
-        x_BLC = self._whole(past_values.to(torch.promote_types(past_values.dtype, like.dtype)))
-        extra = None if past_covariates is None else self._whole(past_covariates).to(like.dtype)
+        x_BLC = self._crop(past_values.to(torch.promote_types(past_values.dtype, like.dtype)))
+        extra = None if past_covariates is None else fill_missing(self._crop(past_covariates)).to(like.dtype)
         if not self._standardizes:
-            return self._normalized(x_BLC, extra, like.dtype).unsqueeze(-1)
+            return self._normalized(fill_missing(x_BLC), extra, like.dtype).unsqueeze(-1)
         scaled = self.scaler(x_BLC.mT.flatten(0, 1))
-        y_BHC = self._normalized(scaled.values.unflatten(0, (len(x_BLC), -1)).mT, extra, like.dtype)
+        # Gaps are filled behind the scaler: before it, a large offset would cost the line digits.
+        with_gaps = torch.where(scaled.observed, scaled.values, torch.nan).unflatten(0, (len(x_BLC), -1)).mT
+        y_BHC = self._normalized(fill_missing(with_gaps), extra, like.dtype)
         restored = self.scaler.restore(y_BHC.mT.flatten(0, 1), scaled)
         return restored.unflatten(0, (len(x_BLC), -1)).mT.unsqueeze(-1)
 
@@ -106,9 +108,9 @@ class PointForecaster(Forecaster, ABC):
         y_BHC = self.network((centred / scale_B1C).to(dtype), extra)
         return y_BHC.to(x_BLC.dtype) * scale_B1C + mean_B1C
 
-    def _whole(self, x_BLC: Tensor) -> Tensor:
+    def _crop(self, x_BLC: Tensor) -> Tensor:
         x_BLC = x_BLC[:, -self.context_length :]
-        return fill_missing(pad(x_BLC, (0, 0, self.context_length - x_BLC.shape[1], 0), value=torch.nan))
+        return pad(x_BLC, (0, 0, self.context_length - x_BLC.shape[1], 0), value=torch.nan)
 
     def _check(self, past_values: Tensor, past_covariates: Tensor | None) -> None:
         if past_values.ndim != 3 or 0 in past_values.shape[1:] or not past_values.is_floating_point():
