@@ -25,7 +25,8 @@ def summary(records: CardRecords) -> str:
         records.task
     ]
     size = f", {records.geometry.params.total:,} parameters" if records.geometry else ""
-    source = "synthetic series alone" if cfg.get("dataset") == "synthetic" else cfg.get("dataset")
+    source = cfg.get("dataset")
+    source = "synthetic series alone" if str(source).startswith("synthetic") else source
     trained = f", trained on {source}" if source else ""
     lines = [f"`{records.name}` {what}: a model of the madzoo library{size}{trained}."]
     if cfg.get("input_size"):

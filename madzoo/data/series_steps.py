@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from madzoo.data.synthetic import synthetic_windows
+from madzoo.data.synthetic_frequencies import frequency_windows
 from madzoo.data.windows import Windows
 
-__all__ = ["SyntheticSteps", "WindowSteps"]
+__all__ = ["GENERATORS", "SyntheticSteps", "WindowSteps"]
 
-FURTHEST = 20.0  # deviations; a rare explosion further out would own the gradient
+# What a recipe calls data that no file holds.
+GENERATORS = {"synthetic": synthetic_windows, "synthetic-frequencies": frequency_windows}
 
 
 class WindowSteps:
@@ -40,9 +42,10 @@ class WindowSteps:
 
 
 class SyntheticSteps:
-    """Gives fresh synthetic series at every step, in units of their own past's deviation.
+    """Gives fresh synthetic series at every step, in the units of their generator.
 
     Args:
+        generator: a name of :data:`GENERATORS`.
         context_length, prediction_length: L and H.
         batch_size: series over all processes together.
         steps_per_epoch: how many steps count as an epoch.
@@ -52,6 +55,7 @@ class SyntheticSteps:
 
     def __init__(
         self,
+        generator: str,
         *,
         context_length: int,
         prediction_length: int,
@@ -61,6 +65,7 @@ class SyntheticSteps:
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        self.generate = GENERATORS[generator]
         self.context_length, self.prediction_length = context_length, prediction_length
         self.count, self.seed, self.rank, self.world = batch_size // world, seed, rank, world
         self.steps_per_epoch = steps_per_epoch
@@ -68,10 +73,10 @@ class SyntheticSteps:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns (past [B, L, 1], future [B, H, 1])."""
         draw = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)[0]
-        past, future = synthetic_windows(
+        past, future = self.generate(
             self.count,
             context_length=self.context_length,
             prediction_length=self.prediction_length,
             seed=int(draw % 2**63),
         )
-        return past, future.clamp(-FURTHEST, FURTHEST)
+        return past, future

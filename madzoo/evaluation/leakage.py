@@ -18,7 +18,7 @@ ETT_HOURS: Mapping[str, Mapping[str, int]] = {
     "etth2": {"ett2": LTSF_HOURS},
     "fev-ett-1h": {"ett1": FEV_HOURS, "ett2": FEV_HOURS},
 }
-NOTHING = "synthetic"  # what a model of synthetic series, or without a parameter, has seen of any recording
+NOTHING = "synthetic"  # what a model without a parameter has seen of any recording; no benchmark has that name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,4 @@ def find_leakage(trained_on: str | None, rows: BenchmarkRows) -> Leakage:
         shared = [(seen[name], first) for name, first in rows.first_hour.items() if name in seen]
         return Leakage(trained_on_this_dataset=bool(shared), testdata_leakage=any(end > first for end, first in shared))
     # Every other set is split as it is published, and its test part is the one tested.
-    return Leakage(
-        trained_on_this_dataset=trained_on != NOTHING and trained_on in rows.datasets, testdata_leakage=False
-    )
+    return Leakage(trained_on_this_dataset=trained_on in rows.datasets, testdata_leakage=False)

@@ -1,6 +1,6 @@
 """The head of a direct forecaster: all steps and all quantiles at once, from all tokens.
 
-Axes: B series, T tokens, D channels, H horizon, Q quantiles.
+Axes: B series, T tokens, D channels, A anchors, H horizon, Q quantiles.
 """
 
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ class QuantileHead(nn.Module):
         num_quantiles: Q.
         bottleneck: width of a hidden layer between tokens and forecast; 0 for none, one linear map.
         dropout: probability of dropping a token feature.
-        gated: add a given anchor to every step, weighed by a gate that the tokens open; it lets one network forecast
-            both series that stay at their last value and series that return to their mean.
+        anchors: how many given values to add to every step, each weighed by a gate that the tokens open: the last
+            value lets one network forecast both series that stay there and series that return to their mean.
 
     The quantiles are sorted at the output: what is learned for level q is thus always the q-th of the set, and the
     pinball loss is never larger after sorting than before.
@@ -38,7 +38,7 @@ class QuantileHead(nn.Module):
         num_quantiles: int,
         bottleneck: int = 0,
         dropout: float = 0.0,
-        gated: bool = False,
+        anchors: int = 0,
     ) -> None:
         super().__init__()
         self.shape = (prediction_length, num_quantiles)
@@ -46,17 +46,18 @@ class QuantileHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.bottleneck = nn.Sequential(Linear(width, bottleneck), nn.GELU()) if bottleneck else nn.Identity()
         self.projection = Linear(bottleneck or width, prediction_length * num_quantiles)
-        self.gate = Linear(bottleneck or width, prediction_length) if gated else None
+        self.gate = Linear(bottleneck or width, anchors * prediction_length) if anchors else None
 
-    def forward(self, x_BTD: Tensor, *, shift_BH: Tensor | None = None, anchor_B1: Tensor | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, *, shift_BH: Tensor | None = None, anchors_BAH: Tensor | None = None) -> Tensor:
         """Returns sorted quantiles.
 
-        Shapes: x [B, T, D], shift [B, H] (added to every quantile), anchor [B, 1] (for a gated head) -> [B, H, Q].
+        Shapes: x [B, T, D], shift [B, H] (added to every quantile), anchors [B, A, H] or [B, A, 1] -> [B, H, Q].
         """
         hidden = self.bottleneck(self.dropout(x_BTD.flatten(1)))
         y_BHQ = self.projection(hidden).unflatten(-1, self.shape)
         if shift_BH is not None:
             y_BHQ = y_BHQ + shift_BH.unsqueeze(-1)
-        if self.gate is not None and anchor_B1 is not None:
-            y_BHQ = y_BHQ + (self.gate(hidden).sigmoid() * anchor_B1).unsqueeze(-1)
+        if self.gate is not None and anchors_BAH is not None:
+            gates_BAH = self.gate(hidden).sigmoid().unflatten(-1, (anchors_BAH.shape[1], -1))
+            y_BHQ = y_BHQ + (gates_BAH * anchors_BAH).sum(1).unsqueeze(-1)
         return y_BHQ.sort(dim=-1).values

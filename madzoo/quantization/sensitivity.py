@@ -42,11 +42,11 @@ def _is_top1(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
 
 
 def _squared_error_of_mean(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
-    return (quantiles_BHCQ.mean(-1) - future_BHC).square().flatten(1).mean(1)
+    return (quantiles_BHCQ.mean(-1) - future_BHC).square().flatten(1).nanmean(1)
 
 
 def _absolute_error_of_median(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
-    return (quantiles_BHCQ[..., quantiles_BHCQ.shape[-1] // 2] - future_BHC).abs().flatten(1).mean(1)
+    return (quantiles_BHCQ[..., quantiles_BHCQ.shape[-1] // 2] - future_BHC).abs().flatten(1).nanmean(1)
 
 
 METRICS = {

@@ -16,7 +16,7 @@ def cross_entropy(logits_BK: Tensor, targets: Tensor, *, label_smoothing: float 
 
 
 def pinball(quantiles_BHCQ: Tensor, target_BHC: Tensor, levels: tuple[float, ...]) -> Tensor:
-    """Returns the mean pinball loss over quantile levels and observed targets (NaN = missing).
+    """Returns the mean pinball loss over levels, observed targets of a sample (NaN = missing), and samples.
 
     Source: Koenker and Bassett 1978, equation 1.1.
 
@@ -35,5 +35,8 @@ def mean_squared_error(quantiles_BHCQ: Tensor, target_BHC: Tensor) -> Tensor:
 
 
 def _observed_mean(loss_BHC: Tensor, target_BHC: Tensor) -> Tensor:
-    observed = target_BHC.isfinite()
-    return (loss_BHC * observed).sum() / observed.sum().clamp(min=1)
+    """Averages over the observed targets of each sample, then over samples: each counts alike, however many it has."""
+    observed = target_BHC.isfinite().flatten(1)
+    count_B = observed.sum(1)
+    mean_B = (loss_BHC.flatten(1) * observed).sum(1) / count_B.clamp(min=1)
+    return mean_B.sum() / (count_B > 0).sum().clamp(min=1)

@@ -22,9 +22,9 @@ class Recipe:
 
     Attributes:
         name: ``arch.tag`` of the checkpoint to make.
-        dataset: a name of :mod:`madzoo.data.catalog`, or ``"synthetic"``.
+        dataset: a name of :mod:`madzoo.data.catalog`, or of a generator in :mod:`madzoo.data.series_steps`.
         model_args: overrides of the tag's configuration, for ablations.
-        epochs: passes over the training part; for ``"synthetic"`` an epoch is ``steps_per_epoch`` fresh batches.
+        epochs: passes over the training part; of a generator an epoch is ``steps_per_epoch`` fresh batches.
         steps_per_epoch: 0 takes all full batches of the training part.
         batch_size: samples (for series: windows of all channels) per step, over all processes together.
         lr, min_lr, warmup_steps: linear warm-up to ``lr``, then a cosine to ``min_lr``.

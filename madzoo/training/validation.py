@@ -33,8 +33,8 @@ def score_forecaster(model: nn.Module, batches: Batches, levels: tuple[float, ..
     sums, count, middle = torch.zeros(3, dtype=torch.float64), 0, len(levels) // 2
     for past, future in batches:
         quantiles, future = model(past.to(device)).double(), future.to(device).double()
-        absolute = (quantiles[..., middle] - future).abs().mean()
-        squared = (quantiles.mean(-1) - future).square().mean()
+        absolute = (quantiles[..., middle] - future).abs().nanmean()
+        squared = (quantiles.mean(-1) - future).square().nanmean()
         means = torch.stack([pinball(quantiles, future, levels), absolute, squared])
         sums += len(past) * means.cpu()
         count += len(past)

@@ -13,6 +13,7 @@ from madzoo.checkpoint.card import check_card, write_card
 from madzoo.checkpoint.folder import Checkpoint, find_bundled, read_folder
 from madzoo.checkpoint.report_files import GEOMETRY_FILE, QUANTIZATION_FILE, read_report, write_report
 from madzoo.data.catalog import data_dir as find_data_dir
+from madzoo.data.series_steps import GENERATORS
 from madzoo.errors import CheckpointError, ConfigError
 from madzoo.factory import create_model, model_info
 from madzoo.geometry import GeometryReport
@@ -23,7 +24,6 @@ from madzoo.quantization.sensitivity import SCHEMA as QUANTIZATION_SCHEMA
 from madzoo.workflows.card_plots import plot_sensitivity
 from madzoo.workflows.repeat import geometry_differences, sensitivity_differences
 from madzoo.workflows.report_data import ReportData, load_report_data
-from madzoo.workflows.training_task import SYNTHETIC
 
 __all__ = ["check", "find_folder", "geometry", "report"]
 
@@ -160,7 +160,7 @@ class _Subject:
         if present is None:
             return True
         wanted: dict[str, Any] = {"schema": schema, "weights_sha256": self.checkpoint.sha256, **self.settings}
-        if self.settings["dataset"] == SYNTHETIC or find_data_dir(self.data_dir) is not None:
+        if self.settings["dataset"] in GENERATORS or find_data_dir(self.data_dir) is not None:
             wanted["fingerprint"] = self.data.fingerprint
         stated = _flat(present)
         return any(stated.get(key) != value for key, value in wanted.items())

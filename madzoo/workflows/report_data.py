@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from madzoo.data.catalog import DatasetSpec, find_dataset
 from madzoo.data.images import image_batches
 from madzoo.data.load import load_image_split
-from madzoo.data.series_steps import SyntheticSteps
+from madzoo.data.series_steps import GENERATORS, SyntheticSteps
 from madzoo.data.windows import Borders, split_windows
 from madzoo.errors import ConfigError
 from madzoo.geometry.jacobian import count_parameters
 from madzoo.geometry.report import sample_sha256
 from madzoo.quantization.sensitivity import METRICS, Metric
-from madzoo.workflows.training_task import SYNTHETIC, VALIDATION_SEED, table_values
+from madzoo.workflows.training_task import VALIDATION_SEED, table_values
 
 __all__ = ["ReportData", "check_task", "load_report_data"]
 
@@ -68,8 +68,8 @@ def load_report_data(
         DataError: when the data cannot be read.
     """
     draw = np.random.default_rng(seed)
-    if dataset == SYNTHETIC:
-        return _synthetic(model, split=split, seed=seed)
+    if dataset in GENERATORS:
+        return _synthetic(model, dataset, split=split, seed=seed)
     spec = find_dataset(dataset)
     check_task(model, spec)
     named = {"dataset": dataset, "split": split, "seed": seed}
@@ -138,14 +138,14 @@ def _windows(
     )
 
 
-def _synthetic(model: Any, *, split: str, seed: int) -> ReportData:
+def _synthetic(model: Any, dataset: str, *, split: str, seed: int) -> ReportData:
     if getattr(model, "task", None) != "time-series-forecasting" or split != "validation":
         raise ConfigError("synthetic series are for forecasters, split validation.", asked=f"split {split}")
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
-    series = SyntheticSteps(**lengths, batch_size=250, steps_per_epoch=1, seed=VALIDATION_SEED + seed)
+    series = SyntheticSteps(dataset, **lengths, batch_size=250, steps_per_epoch=1, seed=VALIDATION_SEED + seed)
     batches = [series[step] for step in range(METRIC_SAMPLES // 250)]
     return ReportData(
-        dataset=SYNTHETIC,
+        dataset=dataset,
         split=split,
         seed=seed,
         fingerprint=sample_sha256(torch.cat([past.nan_to_num(0.0) for past, _ in batches])),

@@ -9,6 +9,7 @@ from torch import nn
 
 from madzoo.checkpoint.folder import write_folder
 from madzoo.data.catalog import find_dataset
+from madzoo.data.series_steps import GENERATORS
 from madzoo.errors import UnknownModelError
 from madzoo.factory import create_model, model_info
 from madzoo.registry import ModelSpec, PretrainedCfg
@@ -16,7 +17,7 @@ from madzoo.training.loop import TrainingResult, make_accelerator
 from madzoo.training.loop import train as run_loop
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.report import report
-from madzoo.workflows.training_task import SYNTHETIC, training_task
+from madzoo.workflows.training_task import training_task
 
 __all__ = ["train"]
 
@@ -90,7 +91,7 @@ def _golden(model: nn.Module, result: TrainingResult, example: torch.Tensor) -> 
 def _pretrained_cfg(spec: ModelSpec, tag: str, recipe: Recipe) -> dict[str, Any]:
     if tag in spec.weights:
         cfg = spec.weights[tag]
-    elif recipe.dataset == SYNTHETIC or spec.task != "image-classification":
+    elif recipe.dataset in GENERATORS or spec.task != "image-classification":
         cfg = PretrainedCfg(license="apache-2.0", dataset=recipe.dataset)
     else:
         data = find_dataset(recipe.dataset)

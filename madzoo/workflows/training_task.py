@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from madzoo.data.catalog import DatasetSpec, find_dataset
 from madzoo.data.images import Augmentation, ImageSteps, image_batches
 from madzoo.data.load import load_image_split, load_table
-from madzoo.data.series_steps import SyntheticSteps, WindowSteps
+from madzoo.data.series_steps import GENERATORS, SyntheticSteps, WindowSteps
 from madzoo.data.windows import Borders, Windows, split_windows
 from madzoo.errors import ConfigError
 from madzoo.training.loop import StepSource
@@ -20,9 +20,8 @@ from madzoo.training.losses import cross_entropy, mean_squared_error, pinball
 from madzoo.training.recipe import Recipe
 from madzoo.training.validation import score_classifier, score_forecaster
 
-__all__ = ["SYNTHETIC", "TrainingTask", "table_values", "training_task"]
+__all__ = ["TrainingTask", "table_values", "training_task"]
 
-SYNTHETIC = "synthetic"
 VALIDATION_SEED = 2**32  # far from every training seed: the held-out synthetic series are never trained on
 VALIDATION_SERIES = 2048
 
@@ -56,7 +55,7 @@ def training_task(
     if recipe.batch_size % world:
         raise ConfigError(f"batch_size {recipe.batch_size} does not divide among {world} processes.", asked=recipe.name)
     share = {"batch_size": recipe.batch_size, "seed": recipe.seed, "rank": rank, "world": world}
-    if recipe.dataset == SYNTHETIC:
+    if recipe.dataset in GENERATORS:
         return _synthetic(model, recipe, share)
     spec = find_dataset(recipe.dataset)
     task = getattr(model, "task", None)
@@ -107,11 +106,11 @@ def _synthetic(model: Any, recipe: Recipe, share: dict[str, int]) -> TrainingTas
     if recipe.loss == "cross_entropy" or recipe.steps_per_epoch < 1:
         raise ConfigError("synthetic series need a forecasting loss and steps_per_epoch.", asked=recipe.name)
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
-    held_out = SyntheticSteps(**lengths, batch_size=256, steps_per_epoch=1, seed=VALIDATION_SEED)
+    held_out = SyntheticSteps(recipe.dataset, **lengths, batch_size=256, steps_per_epoch=1, seed=VALIDATION_SEED)
     batches = [held_out[step] for step in range(VALIDATION_SERIES // 256)]
     levels = model.quantile_levels
     return TrainingTask(
-        source=SyntheticSteps(**lengths, steps_per_epoch=recipe.steps_per_epoch, **share),
+        source=SyntheticSteps(recipe.dataset, **lengths, steps_per_epoch=recipe.steps_per_epoch, **share),
         loss=_forecast_loss(recipe, levels),
         validate=lambda model: score_forecaster(model, batches, levels),
         example=batches[0][0][:2],

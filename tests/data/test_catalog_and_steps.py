@@ -80,7 +80,7 @@ def test_windows_are_shared_among_processes():
 
 def test_synthetic_steps_are_fresh_and_repeatable():
     make = {"context_length": 48, "prediction_length": 12, "batch_size": 8, "steps_per_epoch": 3, "seed": 5}
-    steps, again = SyntheticSteps(**make), SyntheticSteps(**make)
+    steps, again = SyntheticSteps("synthetic", **make), SyntheticSteps("synthetic", **make)
     past, future = steps[4]
     assert past.shape == (8, 48, 1) and future.shape == (8, 12, 1) and future.isfinite().all()
     assert torch.equal(future, again[4][1]) and not torch.equal(future, steps[5][1])

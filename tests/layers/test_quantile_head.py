@@ -22,9 +22,9 @@ def test_sorted_shifted_and_trained(bottleneck, num_quantiles):
 
 
 def test_gate_weighs_the_anchor():
-    head = QuantileHead(num_tokens=4, d_model=3, prediction_length=6, num_quantiles=2, gated=True)
+    head = QuantileHead(num_tokens=4, d_model=3, prediction_length=6, num_quantiles=2, anchors=1)
     x, anchor = torch.randn(5, 4, 3), torch.randn(5, 1)
-    share = (head(x, anchor_B1=anchor) - head(x)) / anchor.unsqueeze(-1)
+    share = (head(x, anchors_BAH=anchor.unsqueeze(-1)) - head(x)) / anchor.unsqueeze(-1)
     assert ((share > 0) & (share < 1)).all() and share.std() > 0.01
     torch.testing.assert_close(share[..., 0], share[..., 1], rtol=1e-3, atol=1e-4)
 

@@ -10,6 +10,7 @@ from madzoo.models.series import (
     patchtst,
     rlinear,
     s_mamba,
+    season_s4d,
     seasonal_naive,
     timemachine,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "patchtst",
     "rlinear",
     "s_mamba",
+    "season_s4d",
     "seasonal_naive",
     "timemachine",
 ]

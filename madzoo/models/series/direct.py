@@ -95,7 +95,7 @@ class DirectForecaster(Forecaster, ABC):
         """
         channels = check_past_values(past_values, self.num_channels)
         dtype = next(self.parameters()).dtype
-        scaled = self.scaler(_fit_context(past_values.mT.flatten(0, 1), self.context_length, dtype))
+        scaled = self.scaler(_fit_context(past_values.mT.flatten(0, 1), self.config.context_length, dtype))
         scaled = _flatten_small(scaled, self.norm_eps) if self.norm_eps else scaled
         narrow = scaled._replace(values=scaled.values.to(dtype), last=scaled.last.to(dtype))
         y_BHQ = self.forecast_scaled(narrow, channels)

@@ -163,7 +163,7 @@ class PatchForecaster(DirectForecaster):
             num_quantiles=len(config.quantile_levels),
             bottleneck=config.bottleneck,
             dropout=config.dropout,
-            gated=config.last_value_gate,
+            anchors=self.num_anchors(config),
         )
         self.linear_skip: nn.Linear | None = None
         if config.linear_skip:
@@ -178,7 +178,19 @@ class PatchForecaster(DirectForecaster):
         """
         skip_BH = self.linear_skip(scaled.values) if self.linear_skip is not None else None
         tokens_BTD = self.encode(scaled.values, scaled.observed)
-        return self.head(tokens_BTD, shift_BH=skip_BH, anchor_B1=scaled.last)
+        return self.head(tokens_BTD, shift_BH=skip_BH, anchors_BAH=self.anchors(scaled))
+
+    @staticmethod
+    def num_anchors(config: Any) -> int:
+        """Returns how many values :meth:`anchors` gives."""
+        return int(config.last_value_gate)
+
+    def anchors(self, scaled: ScaledSeries) -> Tensor:
+        """Returns values near which a forecast may begin: the last one.
+
+        Shapes: -> [B, A, H] or [B, A, 1].
+        """
+        return scaled.last.unsqueeze(-1)
 
     def encode(self, values_BL: Tensor, observed_BL: Tensor) -> Tensor:
         """Returns the tokens of scaled series.
@@ -202,7 +214,7 @@ class PatchForecaster(DirectForecaster):
     def _patches(self, values_BL: Tensor, observed_BL: Tensor) -> Tensor:
         tokens, size, stride = self.cut
         pair_BLx2 = torch.stack([values_BL, observed_BL.to(values_BL.dtype)], dim=1)
-        pair_BLx2 = pad(pair_BLx2, ((tokens - 1) * stride + size - self.context_length, 0))
+        pair_BLx2 = pad(pair_BLx2, ((tokens - 1) * stride + size - self.config.context_length, 0))
         return pair_BLx2.unfold(-1, size, stride).transpose(1, 2).flatten(2)
 
 
