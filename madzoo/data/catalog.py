@@ -22,8 +22,9 @@ class DatasetSpec:
     Attributes:
         name: how it is asked for.
         task: "image-classification" or "time-series-forecasting".
-        files: split -> Parquet files below the data folder, in order; a table has the one split "all"; a collection
-            of single series has "train" and "test", or "parts", one file with a column for each.
+        files: split -> Parquet files below the data folder, in order; a table has the one split "all", whose files
+            stand side by side; a collection of single series has "train" and "test", or "parts", one file with a
+            column for each.
         license: as its publishers state it.
         num_classes, channels, image_size: of images.
         validation_rows: of the published training images, drawn with seed 0: the validation part.
@@ -31,6 +32,8 @@ class DatasetSpec:
         class_names: one per class.
         borders: of a table; None: 70 / 10 / 20 %.
         seasonality: steps of the season that the naive baseline repeats.
+        in_seasonal_errors: whether a channel's unit is its mean change from season to season, as the scaled errors have
+            it, in place of its standard deviation.
         hub_id, url: where the same data set is found on the Hub, or on the web.
         caveat: what a card must say about this copy.
     """
@@ -48,6 +51,7 @@ class DatasetSpec:
     class_names: tuple[str, ...] = ()
     borders: Borders | None = None
     seasonality: int = 1
+    in_seasonal_errors: bool = False
     hub_id: str | None = None
     url: str | None = None
     caveat: str | None = None
@@ -162,6 +166,17 @@ _ALL = (
     _ett("ETTh1", ETT_HOURLY, 24),
     _ett("ETTh2", ETT_HOURLY, 24),
     _ett("ETTm1", ETT_QUARTER_HOURLY, 96),
+    # What the task ETT_1H of fev-bench allows to train on: both stations before the first tested hour, 14,060. The last
+    # eight weeks before it validate.
+    DatasetSpec(
+        name="fev-ett-1h",
+        task="time-series-forecasting",
+        files={"all": ("ett/ETTh1.parquet", "ett/ETTh2.parquet")},
+        license="cc-by-nd-4.0",
+        borders=Borders(train=12716, val=1344, test=3360),
+        seasonality=24,
+        in_seasonal_errors=True,
+    ),
     DatasetSpec(
         name="exchange_rate",
         task="time-series-forecasting",

@@ -73,7 +73,7 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
         raise ConfigError(f"{spec.name} is no table.", asked=spec.name, todo=f"the benchmark monash-{name}")
     paths = local_files(spec, "all", folder)
     if paths is not None:
-        return _read_parquet(paths[0]).to_pandas()
+        return _side_by_side([_read_parquet(path).to_pandas() for path in paths], [path.stem for path in paths])
     if spec.url is None:
         raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
     try:
@@ -85,6 +85,17 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
             looked=str(error),
             todo="--data-dir or MADZOO_DATA_DIR, a folder that holds it as Parquet",
         ) from error
+
+
+def _side_by_side(tables: list[pd.DataFrame], names: list[str]) -> pd.DataFrame:
+    """Joins tables of the same time stamps; each column says which it comes from."""
+    if len(tables) == 1:
+        return tables[0]
+    time = tables[0].iloc[:, 0]
+    if any(not table.iloc[:, 0].equals(time) for table in tables):
+        raise DataError("the tables of a data set have different time stamps.", asked=", ".join(names))
+    named = [table.iloc[:, 1:].add_prefix(f"{name} ") for table, name in zip(tables, names, strict=True)]
+    return pd.concat([time, *named], axis=1)
 
 
 def load_collection(spec: DatasetSpec, *, folder: Path | str | None = None) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -56,17 +56,24 @@ class Standardizer:
     """Z-scores the channels of a table.
 
     Attributes:
-        mean, scale: [C]; scale is the population standard deviation, 1 for a constant channel.
+        mean, scale: [C]; scale is the population standard deviation, or the error that :meth:`fit` is told to take; 1
+            for a constant channel.
     """
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
-    def fit(cls, values: Tensor) -> "Standardizer":
-        """Takes the statistics of rows [N, C], missing values left out."""
+    def fit(cls, values: Tensor, *, seasonality: int | None = None) -> "Standardizer":
+        """Takes the statistics of rows [N, C], missing values left out.
+
+        With a seasonality the scale is the mean absolute change from one season to the next.
+        """
         mean = values.nanmean(0)
-        scale = (values - mean).square().nanmean(0).sqrt()
+        if seasonality is None:
+            scale = (values - mean).square().nanmean(0).sqrt()
+        else:
+            scale = (values[seasonality:] - values[:-seasonality]).abs().nanmean(0)
         return cls(mean=mean, scale=torch.where(scale > 0, scale, 1))
 
     def apply(self, values: Tensor) -> Tensor:
@@ -139,9 +146,17 @@ class Windows:
 
 
 def split_windows(
-    values: Tensor, borders: Borders, split: str, *, context_length: int, prediction_length: int
+    values: Tensor,
+    borders: Borders,
+    split: str,
+    *,
+    context_length: int,
+    prediction_length: int,
+    seasonality: int | None = None,
 ) -> Windows:
     """Returns the z-scored windows of one split, in float32, scaled by the rows of ``train`` alone.
+
+    With a seasonality they are in units of the seasonal error instead, see :meth:`Standardizer.fit`.
 
     Shapes: values [N, C], best in float64.
 
@@ -155,7 +170,7 @@ def split_windows(
         2785
     """
     start, stop = borders.rows(split)
-    scores = Standardizer.fit(values[: borders.train]).apply(values)
+    scores = Standardizer.fit(values[: borders.train], seasonality=seasonality).apply(values)
     return Windows(
         values=scores.float(),
         context_length=context_length,

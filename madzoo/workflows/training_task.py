@@ -92,6 +92,7 @@ def _series(
     values = table_values(spec, folder)
     borders = spec.borders or Borders.from_ratio(len(values))
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
+    lengths["seasonality"] = spec.seasonality if spec.in_seasonal_errors else None
     train, held_out = (split_windows(values, borders, part, **lengths) for part in ("train", "validation"))
     levels = model.quantile_levels
     return TrainingTask(

@@ -84,8 +84,10 @@ def test_synthetic_steps_are_fresh_and_repeatable():
     past, future = steps[4]
     assert past.shape == (8, 48, 1) and future.shape == (8, 12, 1) and future.isfinite().all()
     assert torch.equal(future, again[4][1]) and not torch.equal(future, steps[5][1])
-    other = SyntheticSteps(**make, rank=1, world=2)[4][1]
-    assert other.shape == (4, 12, 1) and not torch.equal(other, SyntheticSteps(**make, rank=0, world=2)[4][1])
+    other = SyntheticSteps("synthetic", **make, rank=1, world=2)[4][1]
+    assert other.shape == (4, 12, 1) and not torch.equal(
+        other, SyntheticSteps("synthetic", **make, rank=0, world=2)[4][1]
+    )
 
 
 def test_image_sets_without_an_address_need_a_folder():
