@@ -13,7 +13,7 @@ from madzoo.evaluation.classification import ClassificationScores, eval_mode, ev
 from madzoo.evaluation.forecasting import ForecastScores, ForecastWindows, evaluate_ltsf
 from madzoo.evaluation.result import ResultRow, library_versions
 from madzoo.evaluation.series import SeriesBenchmark, SeriesScores, evaluate_series, series_baselines
-from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.forecaster import Forecaster, with_seasonality
 
 __all__ = ["ClassificationBenchmark", "ForecastingBenchmark", "evaluate"]
 
@@ -76,7 +76,8 @@ def evaluate(
     """Measures a model on a benchmark; its mode is left as it was.
 
     Args:
-        model: a classifier or a forecaster, whichever the benchmark asks for.
+        model: a classifier or a forecaster, whichever the benchmark asks for. A forecaster that asks for its season is
+            told that of a benchmark of series.
         benchmark: the loaded samples.
         name, weights_sha256, seed: of the model, for the record.
         configurations_tested: how many configurations of this model ever met the split, for the record.
@@ -123,7 +124,7 @@ def _score(model: nn.Module, benchmark: Benchmark) -> ClassificationScores | For
         raise ConfigError(f"a {type(model).__name__} does not forecast.", asked=f"{benchmark.dataset} forecasts")
     with eval_mode(model):
         if isinstance(benchmark, SeriesBenchmark):
-            return evaluate_series(model, benchmark)
+            return evaluate_series(with_seasonality(model, benchmark.seasonality), benchmark)
         return evaluate_ltsf(model, benchmark.windows, batch_size=benchmark.batch_size)
 
 

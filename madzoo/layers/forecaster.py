@@ -3,6 +3,7 @@
 Axes: B series, L context, C channels, H horizon, Q quantiles.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ from madzoo.errors import ConfigError, DataError, NotCausalError, ShapeError
 from madzoo.layers.quantile_levels import check_levels, interpolate_quantiles
 from madzoo.layers.roll_out import roll_out
 
-__all__ = ["COVARIATES", "Forecaster"]
+__all__ = ["COVARIATES", "Forecaster", "with_seasonality"]
 
 COVARIATES = ("past", "known_future", "static")
 CHANNELS_AT_A_TIME = 512
@@ -209,6 +210,22 @@ class Forecaster(nn.Module):
             return series[:, -self.context_length :]
         dtype = max((x.dtype for x in series), key=lambda kind: torch.finfo(kind).bits)
         return [x[-self.context_length :].to(dtype) for x in series]
+
+
+def with_seasonality(model: Forecaster, seasonality: int) -> Forecaster:
+    """Returns a model that asks for its season with this one; the weights are shared, the one given keeps its own.
+
+    A model without a ``seasonality`` finds seasons itself and is returned as it is.
+
+    Raises:
+        ConfigError: when seasonality is not a whole number, at least 1.
+    """
+    _whole("seasonality", seasonality)
+    if not hasattr(model, "seasonality"):
+        return model
+    told: Any = copy.copy(model)
+    told.seasonality = seasonality
+    return told
 
 
 def _batches(series: Sequence[Tensor] | Tensor, size: int) -> Iterator[tuple[list[int], Tensor]]:

@@ -3,7 +3,6 @@
 The columns are those of chronos' ``predict_df``: item_id, timestamp, target_name, predictions, and one per level.
 """
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_time
 from madzoo.data.series import Series, read_series, read_table
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
-from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.forecaster import Forecaster, with_seasonality
 from madzoo.workflows.forecast_covariates import Covariates, read_covariates
 from madzoo.workflows.plot_forecast import plot_forecast
 
@@ -186,14 +185,9 @@ def _with_season(model: Forecaster, seasonality: int | None) -> Forecaster:
     """Returns a model with the season it is told, sharing the weights; the one given keeps its own."""
     if seasonality is None:
         return model
-    if isinstance(seasonality, bool) or not isinstance(seasonality, int) or seasonality < 1:
-        raise ConfigError("seasonality is a whole number of steps, at least 1.", asked=seasonality)
     if not hasattr(model, "seasonality"):
-        logger.warning("%s finds seasons itself: seasonality=%d is not used.", type(model).__name__, seasonality)
-        return model
-    told: Any = copy.copy(model)
-    told.seasonality = seasonality
-    return told
+        logger.warning("%s finds seasons itself: seasonality=%s is not used.", type(model).__name__, seasonality)
+    return with_seasonality(model, seasonality)
 
 
 def _read(
