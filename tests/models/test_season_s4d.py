@@ -1,0 +1,69 @@
+"""SeasonS4D: one network for every frequency, told by the season; anchors that are what they say."""
+
+import pytest
+import torch
+
+from madzoo.errors import ConfigError
+from madzoo.layers.forecaster import with_seasonality
+from madzoo.layers.series_scaler import SeriesScaler
+from madzoo.models.series.season_s4d import SeasonS4D, SeasonS4DConfig
+
+SMALL = SeasonS4DConfig(
+    context_length=192, prediction_length=48, patch_size=24, patch_stride=24, d_model=8, bottleneck=8, depth=1,
+    quantile_levels=(0.1, 0.5, 0.9), linear_skip=False, last_value_gate=True,
+)  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return SeasonS4D(SMALL).double().eval()
+
+
+@pytest.mark.parametrize(("seasonality", "steps"), [(1, 12), (4, 8), (7, 14), (12, 24), (24, 48), (96, 48)])
+def test_every_frequency(model, seasonality, steps):
+    told = with_seasonality(model, seasonality)
+    quantiles, mean = told.predict(torch.randn(2, 30, 3, dtype=torch.float64))
+    assert quantiles.shape == (2, steps, 3, 3) and quantiles.isfinite().all() and mean.shape == (2, steps, 3)
+    assert quantiles.diff(dim=-1).ge(0).all()
+    assert model.seasonality == 24 and told.head is model.head
+
+
+def test_a_frequency_is_a_matter_of_layout(model):
+    monthly = torch.randn(1, 60, 1, dtype=torch.float64)
+    laid = torch.full((1, 192, 1), torch.nan, dtype=torch.float64)
+    laid[:, 73::2] = monthly
+    expected = model(laid)[:, 1::2]
+    torch.testing.assert_close(with_seasonality(model, 12)(monthly), expected)
+
+
+def test_beyond_the_horizon_and_in_other_units(model):
+    past = torch.randn(2, 40, 1, dtype=torch.float64)
+    told = with_seasonality(model, 7)
+    quantiles = told.predict(past, prediction_length=33)[0]
+    assert quantiles.shape == (2, 33, 1, 3) and quantiles.isfinite().all()
+    torch.testing.assert_close(told.predict(1e9 * past - 5e8, prediction_length=33)[0], 1e9 * quantiles - 5e8)
+
+
+def test_anchors_are_the_last_value_the_last_season_and_last_week(model):
+    x = torch.randn(1, 192, dtype=torch.float64)
+    x[0, 170] = torch.nan
+    scaled = SeriesScaler()(x)
+    last, season, week = model.anchors(scaled)[0]
+    assert torch.equal(last, scaled.values[0, -1].expand(48))
+    expected = scaled.values[0, 168:].clone()
+    expected[2] = scaled.values[0, 146]
+    assert torch.equal(season, expected.repeat(2))
+    assert torch.equal(week, scaled.values[0, 24:72])
+
+
+def test_gradients_reach_every_parameter(model):
+    model(torch.randn(4, 192, 1, dtype=torch.float64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_refuses_what_is_no_season(model):
+    with pytest.raises(ConfigError, match="seasonality"):
+        with_seasonality(model, 0)
+    with pytest.raises(ConfigError, match="seasonality"):
+        model.seasonality = 2.5
