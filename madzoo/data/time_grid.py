@@ -7,7 +7,7 @@ from pandas.tseries.frequencies import to_offset
 
 from madzoo.errors import DataError
 
-__all__ = ["Step", "find_step", "future_stamps", "median_step", "parse_step", "regular_grid"]
+__all__ = ["Step", "find_step", "future_stamps", "median_step", "parse_step", "regular_grid", "season_of"]
 
 Step = pd.tseries.offsets.BaseOffset | int  # a calendar step, or a number where time is counted in integers
 
@@ -33,6 +33,28 @@ def parse_step(freq: str | int, *, integer_time: bool) -> Step:
     if step is None or step.n < 1:
         raise DataError("a frequency is a positive pandas offset.", asked=asked, todo="'h', 'D', 'MS', '15min', ...")
     return step
+
+
+def season_of(step: Step) -> int:
+    """Returns how many steps a season usually has: a day of hours or finer, a week of days, a year of months.
+
+    Weeks and years have none (1); integer time tells nothing and counts as hours (24).
+
+    Example:
+        >>> [season_of(to_offset(step)) for step in ("15min", "D", "QS", "YE")]
+        [96, 7, 4, 1]
+    """
+    if isinstance(step, int):
+        return 24
+    start = end = pd.Timestamp("2021-01-01")
+    for _ in range(12):
+        end = end + step
+    days = (end - start).total_seconds() / (12 * 86400)
+    if days < 1:
+        return round(1 / days)
+    if days < 2:
+        return 7 if days == 1 else 5  # business days
+    return max(1, round(365.25 / days)) if days > 27 else 1
 
 
 def find_step(stamps: pd.Index) -> Step | None:

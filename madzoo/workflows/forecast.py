@@ -17,6 +17,7 @@ from torch import nn
 
 from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_time
 from madzoo.data.series import Series, read_series, read_table
+from madzoo.data.time_grid import season_of
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster, with_seasonality
@@ -65,7 +66,8 @@ def forecast(
         target: the column or columns to forecast. Where the default name does not exist: every other column.
         freq: the step, such as "h" or "MS", or a number for integer time; None: the most common step. Rows that lie on
             no regular grid are then taken as equally spaced, and a warning says so.
-        seasonality: steps of a season, for models that ask for one; a warning tells where the model does not.
+        seasonality: steps of a season, for models that ask for one; a warning tells where the model does not. None: the
+            model's own, or for ``season_s4d`` what is usual for the step (:func:`madzoo.data.time_grid.season_of`).
         past_covariates: columns that are known as long as the target, for a model that supports ``"past"``.
         static_covariates: columns with one value a series, for a model that supports ``"static"``.
         covariate_regression: take out of each series what the columns of ``future_df`` explain by a ridge regression on
@@ -102,8 +104,8 @@ def forecast(
     _log_unused(df, series, columns, asked)
     with _bar(progress) as on_batch:
         return _forecast_series(
-            _with_season(model, seasonality), df, series, asked, horizon=prediction_length, levels=quantile_levels,
-            columns=columns, batch_size=batch_size, on_batch=on_batch,
+            _with_season(model, seasonality, series), df, series, asked, horizon=prediction_length,
+            levels=quantile_levels, columns=columns, batch_size=batch_size, on_batch=on_batch,
         )  # fmt: skip
 
 
@@ -148,13 +150,13 @@ def forecast_file(
     beside = None if future is None else read_table(Path(future))
     asked = Covariates(past=past_covariates, static=static_covariates, future=beside, regression=covariate_regression)
     series = _read(df, target, freq, columns, asked)
-    forecaster = _forecaster(model, device)
+    forecaster = _with_season(_forecaster(model, device), seasonality, series)
     asked.check(forecaster, columns)
     horizon = forecaster.prediction_length if prediction_length is None else prediction_length
     levels = forecaster.quantile_levels if quantile_levels is None else quantile_levels
     with _bar(progress) as on_batch:
         table = _forecast_series(
-            _with_season(forecaster, seasonality), df, series, asked, horizon=horizon, levels=levels, columns=columns,
+            forecaster, df, series, asked, horizon=horizon, levels=levels, columns=columns,
             batch_size=batch_size, on_batch=on_batch,
         )  # fmt: skip
     try:
@@ -181,10 +183,13 @@ def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | Non
         raise ConfigError(f"no such device: {str(error).splitlines()[0]}", asked=f"device={device}") from error
 
 
-def _with_season(model: Forecaster, seasonality: int | None) -> Forecaster:
-    """Returns a model with the season it is told, sharing the weights; the one given keeps its own."""
+def _with_season(model: Forecaster, seasonality: int | None, series: Sequence[Series]) -> Forecaster:
+    """Returns a model with the season it is told, sharing the weights; the one given keeps its own.
+
+    A model that lays series out by their season is told that of the first series' step, where the caller says none.
+    """
     if seasonality is None:
-        return model
+        return with_seasonality(model, season_of(series[0].step)) if hasattr(model, "grid") else model
     if not hasattr(model, "seasonality"):
         logger.warning("%s finds seasons itself: seasonality=%s is not used.", type(model).__name__, seasonality)
     return with_seasonality(model, seasonality)

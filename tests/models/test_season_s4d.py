@@ -1,5 +1,6 @@
 """SeasonS4D: one network for every frequency, told by the season; anchors that are what they say."""
 
+import pandas as pd
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from madzoo.errors import ConfigError
 from madzoo.layers.forecaster import with_seasonality
 from madzoo.layers.series_scaler import SeriesScaler
 from madzoo.models.series.season_s4d import SeasonS4D, SeasonS4DConfig
+from madzoo.workflows.forecast import forecast
 
 SMALL = SeasonS4DConfig(
     context_length=192, prediction_length=48, patch_size=24, patch_stride=24, d_model=8, bottleneck=8, depth=1,
@@ -67,3 +69,13 @@ def test_refuses_what_is_no_season(model):
         with_seasonality(model, 0)
     with pytest.raises(ConfigError, match="seasonality"):
         model.seasonality = 2.5
+
+
+def test_a_table_tells_the_season(model):
+    x = torch.randn(60, dtype=torch.float64)
+    table = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=60, freq="MS"), "target": x.numpy()})
+    found = forecast(model, table, prediction_length=6, quantile_levels=(0.5,))["predictions"]
+    expected = with_seasonality(model, 12).predict(x.view(1, 60, 1), prediction_length=6)[0]
+    torch.testing.assert_close(torch.tensor(found.to_numpy()), expected[0, :, 0, 1])
+    other = forecast(model, table, prediction_length=6, quantile_levels=(0.5,), seasonality=4)["predictions"]
+    assert (found - other).abs().min() > 1e-6

@@ -59,6 +59,8 @@ class SeasonS4D(PatchS4D):
         torch.Size([2, 96, 3, 1])
     """
 
+    config: SeasonS4DConfig
+
     def __init__(self, config: SeasonS4DConfig) -> None:
         super().__init__(config)
         self.seasonality = config.patch_size
@@ -109,23 +111,16 @@ class SeasonS4D(PatchS4D):
         return torch.stack([scaled.last.expand(-1, horizon), season_BS.repeat(1, horizon // slots), week_BH], dim=1)
 
 
-_GRID = {
-    "context_length": 672,
-    "prediction_length": 192,
-    "patch_size": 24,
-    "patch_stride": 24,
-    "quantile_levels": NINE_LEVELS,
-    "linear_skip": False,
-    "last_value_gate": True,
-    "final_norm": False,
-}
-_SIZES = {
-    "small": {"d_model": 64, "depth": 3, "bottleneck": 128},
-    "base": {"d_model": 96, "depth": 4, "bottleneck": 160},
-}
+def _config(d_model: int, depth: int, bottleneck: int) -> SeasonS4DConfig:
+    return SeasonS4DConfig(
+        context_length=672, prediction_length=192, patch_size=24, patch_stride=24, quantile_levels=NINE_LEVELS,
+        linear_skip=False, last_value_gate=True, final_norm=False, d_model=d_model, depth=depth, bottleneck=bottleneck,
+    )  # fmt: skip
+
+
 register_forecasters(
     SeasonS4D,
     "season_s4d",
-    {f"{size}_672_192": SeasonS4DConfig(**_GRID, **fields) for size, fields in _SIZES.items()},
+    {"small_672_192": _config(64, 3, 128), "base_672_192": _config(96, 4, 160)},
     adapt_weights=adapt_patch_weights,
 )
