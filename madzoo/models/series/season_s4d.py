@@ -18,6 +18,7 @@ from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register_forecasters
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
 from madzoo.models.series.patch_trunk import adapt_patch_weights
+from madzoo.registry import PretrainedCfg
 
 __all__ = ["SeasonS4D", "SeasonS4DConfig"]
 
@@ -123,4 +124,5 @@ register_forecasters(
     "season_s4d",
     {"small_672_192": _config(64, 3, 128), "base_672_192": _config(96, 4, 160)},
     adapt_weights=adapt_patch_weights,
+    weights={"base_672_192": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies")}},
 )
