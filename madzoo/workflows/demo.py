@@ -121,10 +121,11 @@ def summarize_card(folder: Path | str) -> CardSummary:
 
 def _evaluation(records: CardRecords) -> dict[str, Any]:
     rows = records.evaluation.rows if records.evaluation else ()
-    metric = next((name for name in HEADLINES[records.task] if rows and name in rows[0].metrics), None)
-    if metric is None:
+    if not rows:
         return {}
-    return {"dataset": rows[0].dataset, "metric": metric, "value": rows[0].metrics[metric]}
+    first = rows[0]
+    metric = next((name for name in HEADLINES[records.task] if name in first.metrics), None)
+    return {} if metric is None else {"dataset": first.dataset, "metric": metric, "value": first.metrics[metric]}
 
 
 def _geometry(records: CardRecords) -> dict[str, Any]:
