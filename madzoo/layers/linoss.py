@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, ShapeError
+from madzoo.errors import ConfigError
+from madzoo.layers.axes import check_axes
 from madzoo.ops.oscillator_scan import DISCRETIZATIONS, oscillator_scan, oscillator_step
 from madzoo.symmetry import Parameters, Symmetry
 
@@ -77,7 +78,7 @@ class LinOSS(nn.Module):
 
         Cost: O(B L P D) and that of :func:`madzoo.ops.long_conv` for 2 P sequences.
         """
-        self._check(x, "[B, L, D]")
+        check_axes("LinOSS", x, "[B, L, D]", D=self.d_model)
         force_B2PL = torch.einsum("bld,pdi->bipl", x, self.B)
         A, dt = self._system()
         position = oscillator_scan(force_B2PL, A, dt, discretization=self.discretization, reverse=reverse)
@@ -99,7 +100,7 @@ class LinOSS(nn.Module):
 
         Cost: O(B P D), whatever came before.
         """
-        self._check(x_t, "[B, D]")
+        check_axes("LinOSS", x_t, "[B, D]", D=self.d_model)
         force_B2P = torch.einsum("bd,pdi->bip", x_t, self.B)
         A, dt = self._system()
         moved = oscillator_step(force_B2P, *state, A, dt, discretization=self.discretization)
@@ -129,10 +130,6 @@ class LinOSS(nn.Module):
         # The real part of a complex product: the imaginary parts of both count negatively.
         sign = self.C.new_tensor([1.0, -1.0])
         return torch.einsum(axes, position, self.C * sign)
-
-    def _check(self, x: Tensor, layout: str) -> None:
-        if x.dim() != layout.count(",") + 1 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit LinOSS.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
 
 
 def _change_position_unit(params: Parameters, t: Tensor) -> dict[str, Tensor]:

@@ -143,8 +143,8 @@ class Mamba(nn.Module):
         A_EN = -torch.exp(self.A_log.to(state.ssm.dtype))
         A_bar, B_bar = discretize_euler(A_EN, B_BN.unsqueeze(1), dt_BE.unsqueeze(-1))
         ssm = A_bar * state.ssm + B_bar * x_BE.unsqueeze(-1)
-        y_BE = (ssm * C_BN.unsqueeze(1)).sum(-1) + self.D * x_BE
-        return self.out_proj((y_BE * F.silu(z_BE)).to(x_t.dtype)), MambaState(conv, ssm)
+        y_BE = self._gate((ssm * C_BN.unsqueeze(1)).sum(-1), x_BE, z_BE)
+        return self.out_proj(y_BE.to(x_t.dtype)), MambaState(conv, ssm)
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort."""
@@ -157,6 +157,10 @@ class Mamba(nn.Module):
             input_output_scale(self.d_state, self.dt_rank, x_proj="x_proj"),
             dt_basis(self.dt_rank, x_proj="x_proj", dt_proj="dt_proj"),
         ]
+
+    def _gate(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
+        """Joins what the state gives with the input beside it."""
+        return (y + self.D * u) * F.silu(z)
 
     def _check(self, x: Tensor, layout: str) -> None:
         check_axes(type(self).__name__, x, layout, D=self.d_model)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from madzoo.layers.mamba import Mamba, MambaState
-from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
-from madzoo.ops.discretize import discretize_euler
+from madzoo.layers.mamba import Mamba
+from madzoo.ops.causal_conv1d import causal_conv1d
 from madzoo.ops.selective_scan import selective_scan
 
 __all__ = ["MambaPlus"]
@@ -59,27 +58,8 @@ class MambaPlus(Mamba):
         )
         return self.out_proj((y_BEL + self._skip(u_BEL.mT, z_BEL.mT).mT).mT)
 
-    def step(self, x_t: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
-        """Maps one position.
-
-        Shapes:
-            x_t [B, D] -> y_t [B, D], the next state.
-
-        Raises:
-            ShapeError: when x_t has another width or number of axes.
-
-        Cost: O(B E (D + N)), whatever came before.
-        """
-        self._check(x_t, "[B, D]")
-        x_BE, z_BE = self.in_proj(x_t).chunk(2, dim=-1)
-        u_BE, conv = causal_conv1d_step(x_BE, state.conv, self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu")
-        dt_BR, B_BN, C_BN = self.x_proj(u_BE).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt_BE = F.softplus(self.dt_proj(dt_BR).to(state.ssm.dtype))
-        A_EN = -torch.exp(self.A_log.to(state.ssm.dtype))
-        A_bar, B_bar = discretize_euler(A_EN, B_BN.unsqueeze(1), dt_BE.unsqueeze(-1))
-        ssm = A_bar * state.ssm + B_bar * u_BE.unsqueeze(-1)
-        y_BE = (ssm * C_BN.unsqueeze(1)).sum(-1) * F.silu(z_BE) + self._skip(u_BE, z_BE)
-        return self.out_proj(y_BE.to(x_t.dtype)), MambaState(conv, ssm)
+    def _gate(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:
+        return y * F.silu(z) + self._skip(u, z)
 
     def _skip(self, u: Tensor, z: Tensor) -> Tensor:
         return self.D * u * torch.sigmoid(-z)  # 1 - sigmoid(z), without its cancellation

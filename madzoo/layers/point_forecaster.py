@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers.fill_missing import fill_missing
 from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.past_values import check_past_values, fit_context
 from madzoo.layers.series_scaler import SeriesScaler
+from madzoo.layers.weight_decay import named_by_layers
 
 __all__ = ["PointForecaster"]
 
@@ -98,6 +99,10 @@ class PointForecaster(Forecaster, ABC):
         restored = self.scaler.restore(y_BHC.mT.flatten(0, 1), scaled)
         return restored.unflatten(0, (len(x_BLC), -1)).mT.unsqueeze(-1)
 
+    def no_weight_decay(self) -> set[str]:
+        """Returns the parameters that weight decay would only distort."""
+        return named_by_layers(self)
+
     def _normalized(self, x_BLC: Tensor, extra: Tensor | None, dtype: torch.dtype) -> Tensor:
         if not self.use_norm:
             return self.network(x_BLC.to(dtype), extra).to(x_BLC.dtype)
@@ -109,17 +114,10 @@ class PointForecaster(Forecaster, ABC):
         return y_BHC.to(x_BLC.dtype) * scale_B1C + mean_B1C
 
     def _crop(self, x_BLC: Tensor) -> Tensor:
-        x_BLC = x_BLC[:, -self.context_length :]
-        return pad(x_BLC, (0, 0, self.context_length - x_BLC.shape[1], 0), value=torch.nan)
+        return fit_context(x_BLC, self.context_length, dim=1)
 
     def _check(self, past_values: Tensor, past_covariates: Tensor | None) -> None:
-        if past_values.ndim != 3 or 0 in past_values.shape[1:] or not past_values.is_floating_point():
-            found = f"{list(past_values.shape)} {past_values.dtype}"
-            raise ShapeError("past_values is a floating-point tensor [B, L, C] with L, C >= 1.", asked=found)
-        if self.num_channels not in (None, past_values.shape[2]):
-            raise ShapeError(
-                f"the model is made for {self.num_channels} channels.", asked=f"past_values {list(past_values.shape)}"
-            )
+        check_past_values(past_values, self.num_channels)
         if past_covariates is None:
             return
         if "past" not in self.supports_covariates:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, NotCausalError, ShapeError, nearest
+from madzoo.errors import ConfigError, NotCausalError, nearest
+from madzoo.layers.axes import check_axes
 from madzoo.layers.s5_published import adopt_published_names
 from madzoo.layers.s5_symmetries import state_basis, time_unit
 from madzoo.ops.discretize import discretize_bilinear, discretize_zoh
@@ -108,7 +109,7 @@ class S5(nn.Module):
 
         Cost: O(B L P (H + 1)); 2 log2(L) dependent steps.
         """
-        self._check(x, "[B, L, H]")
+        check_axes("S5", x, "[B, L, H]", H=self.d_model)
         Lambda_P, B_PH = self.discretize()
         with torch.autocast(device_type=x.device.type, enabled=False):
             u_BLH = x.to(B_PH.real.dtype)
@@ -142,7 +143,7 @@ class S5(nn.Module):
         """
         if self.bidirectional:
             raise NotCausalError("a bidirectional S5 has no steps.", todo="bidirectional=False")
-        self._check(x_t, "[B, H]")
+        check_axes("S5", x_t, "[B, H]", H=self.d_model)
         Lambda_P, B_PH = self.discretize()
         with torch.autocast(device_type=x_t.device.type, enabled=False):
             u_BH = x_t.to(B_PH.real.dtype)
@@ -179,10 +180,6 @@ class S5(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         adopt_published_names(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _check(self, x: Tensor, layout: str) -> None:
-        if x.dim() != layout.count(",") + 1 or x.shape[-1] != self.d_model:
-            raise ShapeError("x does not fit S5.", asked=list(x.shape), todo=f"{layout} with H = {self.d_model}")
 
 
 def _complex_map(u: Tensor, B: Tensor) -> Tensor:

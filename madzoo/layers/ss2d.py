@@ -9,7 +9,8 @@ R heads of P = E / R channels.
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, ShapeError, nearest
+from madzoo.errors import ConfigError, nearest
+from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log
 from madzoo.layers.pyramid import ChannelsFirst, ChannelsLast
@@ -125,11 +126,8 @@ class SS2D(nn.Module):
 
         Cost: O(B L E N), four scans.
         """
-        x_BHWD = x.permute(0, 2, 3, 1) if self.channel_first and x.dim() == 4 else x
-        if x_BHWD.dim() != 4 or x_BHWD.shape[-1] != self.d_model:
-            layout = "[B, D, H, W]" if self.channel_first else "[B, H, W, D]"
-            raise ShapeError("x does not fit SS2D.", asked=list(x.shape), todo=f"{layout} with D = {self.d_model}")
-        y_BHWD = self._mix(x_BHWD)
+        check_axes("SS2D", x, "[B, D, H, W]" if self.channel_first else "[B, H, W, D]", D=self.d_model)
+        y_BHWD = self._mix(x.permute(0, 2, 3, 1) if self.channel_first else x)
         return y_BHWD.permute(0, 3, 1, 2) if self.channel_first else y_BHWD
 
     def no_weight_decay(self) -> set[str]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from step_check import assert_steps_equal_the_whole, stepped
 from symmetry_check import assert_symmetries_hold
 from torch.nn import functional as F
 
@@ -18,14 +19,6 @@ def block(*sizes, **options):
     return made.double()
 
 
-def stepped(made, x_BLD):
-    state, found = made.init_state(len(x_BLD)), []
-    for x_t in x_BLD.unbind(1):
-        y_t, state = made.step(x_t, state)
-        found.append(y_t)
-    return torch.stack(found, 1)
-
-
 def test_differs_from_mamba_by_the_gate_of_the_skip():
     """Mamba gates D u by silu(z), Mamba+ by 1 - sigmoid(z)."""
     plus, x = block(6, d_state=3, d_conv=2), torch.randn(2, 9, 6, dtype=torch.float64)
@@ -40,9 +33,7 @@ def test_differs_from_mamba_by_the_gate_of_the_skip():
 @pytest.mark.parametrize("options", [{}, {"d_conv": 1}, {"d_state": 3, "expand": 1, "dt_rank": 5}, {"bias": True}])
 def test_steps_equal_the_whole_on_every_prefix(options):
     made, x = block(10, **options), torch.randn(2, 17, 10, dtype=torch.float64)
-    steps = stepped(made, x)
-    for length in range(1, 18):
-        torch.testing.assert_close(made(x[:, :length]), steps[:, :length])
+    assert_steps_equal_the_whole(made, x, tolerance=1e-9)
 
 
 def test_reverse_runs_from_the_end():

@@ -10,18 +10,19 @@ Axes: B windows, L context, C channels (variates, covariates last), P patch, T t
 H horizon, S positions of a scan.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from madzoo.errors import CheckpointError, ConfigError
+from madzoo.errors import ConfigError
+from madzoo.layers.layer_stack import LayerStack
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba_plus import MambaPlus
 from madzoo.layers.point_forecaster import PointForecaster
-from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
+from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
+from madzoo.models.series.point_config import ACTIVATIONS, check_layers, check_norm_and_dropout
 
 __all__ = [
     "BiMambaPlus",
@@ -31,8 +32,6 @@ __all__ = [
     "mixes_channels",
     "remap_keys",
 ]
-
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,17 +79,11 @@ class BiMambaPlusConfig:
 
     def __post_init__(self) -> None:
         sizes = ("context_length", "prediction_length", "patch_size", "patch_stride", "d_model", "d_ff", "depth")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
-        if self.depth > MAX_DEPTH:
-            raise ConfigError(f"depth is at most {MAX_DEPTH}.", asked=self.depth, todo="a depth below ten")
+        check_at_least_one(self, *sizes)
+        check_layers(self)
         if not self.patch_stride <= self.patch_size <= self.context_length:
             raise ConfigError("patch_stride <= patch_size <= context_length is needed.", asked=str(self))
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError("unknown activation.", asked=self.activation, looked=", ".join(ACTIVATIONS))
-        if not 0 <= self.dropout < 1 or self.norm_eps <= 0:
-            raise ConfigError("0 <= dropout < 1 and norm_eps > 0 are needed.", asked=str(self))
+        check_norm_and_dropout(self)
 
     @property
     def padding(self) -> int:
@@ -144,15 +137,6 @@ class BiMambaPlus(PointForecaster):
         x_BCTD = self.dropout(self.local_token_layer["value_embedding"](patches_BCTP))
         return self.head["linear"](self._encode(x_BCTD)[:, :channels].flatten(2)).mT
 
-    def no_weight_decay(self) -> set[str]:
-        """Returns the parameters that weight decay would only distort."""
-        return {
-            f"{path}.{name}"
-            for path, module in self.named_modules()
-            if isinstance(module, MambaPlus)
-            for name in module.no_weight_decay()
-        }
-
     def _encode(self, x_BCTD: Tensor) -> Tensor:
         batch, mixed = len(x_BCTD), self.config.mix_channels
         x_XSD = (x_BCTD.transpose(1, 2) if mixed else x_BCTD).flatten(0, 1)
@@ -160,7 +144,7 @@ class BiMambaPlus(PointForecaster):
         return x_BxSD.transpose(1, 2) if mixed else x_BxSD
 
 
-class BiMambaPlusEncoder(nn.Module):
+class BiMambaPlusEncoder(LayerStack):
     """Applies the layers and a last norm.
 
     Shapes:
@@ -168,15 +152,7 @@ class BiMambaPlusEncoder(nn.Module):
     """
 
     def __init__(self, config: BiMambaPlusConfig) -> None:
-        super().__init__()
-        self.mamba_layers = nn.ModuleList(BiMambaPlusLayer(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.d_model)
-
-    def forward(self, x_BSD: Tensor) -> Tensor:
-        """Returns the normalised tokens."""
-        for layer in self.mamba_layers:
-            x_BSD = layer(x_BSD)
-        return self.norm(x_BSD)
+        super().__init__("mamba_layers", (BiMambaPlusLayer(config) for _ in range(config.depth)), width=config.d_model)
 
 
 class BiMambaPlusLayer(nn.Module):
@@ -255,26 +231,6 @@ HORIZON_TENSORS = ("head.linear.weight", "head.linear.bias")  # all whose shape 
 ADAPTABLE = ("prediction_length", "dropout", "norm_eps")
 
 
-def _adapt_weights(
-    state: Mapping[str, Tensor], source: BiMambaPlusConfig, target: BiMambaPlusConfig
-) -> dict[str, Tensor]:
-    """Drops the head where the horizon changes; refuses every other change that the weights depend on."""
-    changed = [
-        f"{field.name}: {getattr(source, field.name)} -> {getattr(target, field.name)}"
-        for field in fields(source)
-        if field.name not in ADAPTABLE and getattr(source, field.name) != getattr(target, field.name)
-    ]
-    if changed:
-        raise CheckpointError(
-            "these weights fit no other configuration.",
-            asked="; ".join(changed),
-            todo="only prediction_length (the head starts anew) and dropout can change with weights",
-        )
-    if source.prediction_length == target.prediction_length:
-        return dict(state)
-    return {name: tensor for name, tensor in state.items() if name not in HORIZON_TENSORS}
-
-
 def _mixer(config: BiMambaPlusConfig) -> MambaPlus:
     return MambaPlus(config.d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
 
@@ -287,35 +243,28 @@ def _norm(width: int) -> nn.ModuleDict:
 _WEATHER = {"depth": 3, "mix_channels": True}
 _ETT = {"depth": 1, "mix_channels": False, "dropout": 0.2}
 _VARIANTS = {
-    "bi_mamba_plus_tiny_patch4_96_96": BiMambaPlusConfig(**_ETT),
-    "bi_mamba_plus_tiny_patch24_96_96": BiMambaPlusConfig(
-        patch_size=24, patch_stride=12, depth=1, mix_channels=False, dropout=0.1
-    ),
-    "bi_mamba_plus_small_patch4_96_96": BiMambaPlusConfig(**_WEATHER),
-    "bi_mamba_plus_small_patch4_96_192": BiMambaPlusConfig(prediction_length=192, **_WEATHER),
-    "bi_mamba_plus_small_patch4_96_336": BiMambaPlusConfig(prediction_length=336, dropout=0.1, **_WEATHER),
-    "bi_mamba_plus_small_patch4_96_720": BiMambaPlusConfig(prediction_length=720, **_WEATHER),
-    "bi_mamba_plus_base_patch12_96_96": BiMambaPlusConfig(
+    "tiny_patch4_96_96": BiMambaPlusConfig(**_ETT),
+    "tiny_patch24_96_96": BiMambaPlusConfig(patch_size=24, patch_stride=12, depth=1, mix_channels=False, dropout=0.1),
+    "small_patch4_96_96": BiMambaPlusConfig(**_WEATHER),
+    "small_patch4_96_192": BiMambaPlusConfig(prediction_length=192, **_WEATHER),
+    "small_patch4_96_336": BiMambaPlusConfig(prediction_length=336, dropout=0.1, **_WEATHER),
+    "small_patch4_96_720": BiMambaPlusConfig(prediction_length=720, **_WEATHER),
+    "base_patch12_96_96": BiMambaPlusConfig(
         patch_size=12, patch_stride=6, d_model=128, d_ff=256, d_state=32, depth=2, dropout=0.1
     ),
-    "bi_mamba_plus_base_patch24_96_96": BiMambaPlusConfig(
+    "base_patch24_96_96": BiMambaPlusConfig(
         patch_size=24, patch_stride=12, d_model=128, d_ff=256, d_state=32, depth=3, dropout=0.3
     ),
-    "bi_mamba_plus_large_patch48_96_96": BiMambaPlusConfig(
+    "large_patch48_96_96": BiMambaPlusConfig(
         patch_size=48, patch_stride=24, d_model=256, d_ff=512, d_state=32, depth=4, dropout=0.2
     ),
 }
 
-for _name, _config in _VARIANTS.items():
-    register_model(
-        ModelSpec(
-            name=_name,
-            family="bi_mamba_plus",
-            task=BiMambaPlus.task,
-            config=_config,
-            build=BiMambaPlus,
-            paper="2404.15772",
-            remap_keys=remap_keys,
-            adapt_weights=_adapt_weights,
-        )
-    )
+register_forecasters(
+    BiMambaPlus,
+    "bi_mamba_plus",
+    _VARIANTS,
+    adapt_weights=horizon_adapter(HORIZON_TENSORS, ADAPTABLE),
+    remap_keys=remap_keys,
+    paper="2404.15772",
+)

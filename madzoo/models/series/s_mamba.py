@@ -10,21 +10,19 @@ Axes: B windows, L context, C channels (variates, covariates last), D d_model, H
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import CheckpointError, ConfigError
+from madzoo.layers.layer_stack import LayerStack
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.point_forecaster import PointForecaster
-from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
+from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
+from madzoo.models.series.point_config import ACTIVATIONS, check_layers, check_norm_and_dropout
 
 __all__ = ["SMamba", "SMambaConfig", "SMambaEncoder", "SMambaLayer", "remap_keys"]
-
-ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,15 +59,9 @@ class SMambaConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "prediction_length", "d_model", "d_ff", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
-        if self.depth > MAX_DEPTH:
-            raise ConfigError(f"depth is at most {MAX_DEPTH}.", asked=self.depth, todo="a depth below ten")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError("unknown activation.", asked=self.activation, looked=", ".join(ACTIVATIONS))
-        if not 0 <= self.dropout < 1 or self.norm_eps <= 0:
-            raise ConfigError("0 <= dropout < 1 and norm_eps > 0 are needed.", asked=str(self))
+        check_at_least_one(self, "context_length", "prediction_length", "d_model", "d_ff", "depth")
+        check_layers(self)
+        check_norm_and_dropout(self)
 
 
 class SMamba(PointForecaster):
@@ -111,17 +103,8 @@ class SMamba(PointForecaster):
         x_BCD = self.encoder(self.dropout(self.enc_embedding["value_embedding"](x_BCL)))
         return self.projector(x_BCD[:, :channels]).mT
 
-    def no_weight_decay(self) -> set[str]:
-        """Returns the parameters that weight decay would only distort."""
-        return {
-            f"{path}.{name}"
-            for path, module in self.named_modules()
-            if isinstance(module, Mamba)
-            for name in module.no_weight_decay()
-        }
 
-
-class SMambaEncoder(nn.Module):
+class SMambaEncoder(LayerStack):
     """Applies the layers and a last norm.
 
     Shapes:
@@ -129,15 +112,7 @@ class SMambaEncoder(nn.Module):
     """
 
     def __init__(self, config: SMambaConfig) -> None:
-        super().__init__()
-        self.attn_layers = nn.ModuleList(SMambaLayer(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.d_model)
-
-    def forward(self, x_BCD: Tensor) -> Tensor:
-        """Returns the normalised tokens."""
-        for layer in self.attn_layers:
-            x_BCD = layer(x_BCD)
-        return self.norm(x_BCD)
+        super().__init__("attn_layers", (SMambaLayer(config) for _ in range(config.depth)), width=config.d_model)
 
 
 class SMambaLayer(nn.Module):
@@ -188,24 +163,6 @@ HORIZON_TENSORS = ("projector.weight", "projector.bias")  # all whose shape hold
 ADAPTABLE = ("prediction_length", "dropout", "norm_eps")
 
 
-def _adapt_weights(state: Mapping[str, Tensor], source: SMambaConfig, target: SMambaConfig) -> dict[str, Tensor]:
-    """Drops the projector where the horizon changes; refuses every other change that the weights depend on."""
-    changed = [
-        f"{field.name}: {getattr(source, field.name)} -> {getattr(target, field.name)}"
-        for field in fields(source)
-        if field.name not in ADAPTABLE and getattr(source, field.name) != getattr(target, field.name)
-    ]
-    if changed:
-        raise CheckpointError(
-            "these weights fit no other configuration.",
-            asked="; ".join(changed),
-            todo="only prediction_length (the projector starts anew) and dropout can change with weights",
-        )
-    if source.prediction_length == target.prediction_length:
-        return dict(state)
-    return {name: tensor for name, tensor in state.items() if name not in HORIZON_TENSORS}
-
-
 def _mixer(config: SMambaConfig) -> Mamba:
     return Mamba(config.d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
 
@@ -219,17 +176,15 @@ _SIZES = {
     "base": ({"d_model": 512, "d_ff": 512, "depth": 3}, (96, 192, 336, 720)),
 }
 
-for _size, (_fields, _horizons) in _SIZES.items():
-    for _horizon in _horizons:
-        register_model(
-            ModelSpec(
-                name=f"s_mamba_{_size}_96_{_horizon}",
-                family="s_mamba",
-                task=SMamba.task,
-                config=SMambaConfig(prediction_length=_horizon, **_fields),
-                build=SMamba,
-                paper="2403.11144",
-                remap_keys=remap_keys,
-                adapt_weights=_adapt_weights,
-            )
-        )
+register_forecasters(
+    SMamba,
+    "s_mamba",
+    {
+        f"{size}_96_{horizon}": SMambaConfig(prediction_length=horizon, **fields)
+        for size, (fields, horizons) in _SIZES.items()
+        for horizon in horizons
+    },
+    adapt_weights=horizon_adapter(HORIZON_TENSORS, ADAPTABLE),
+    remap_keys=remap_keys,
+    paper="2403.11144",
+)

@@ -13,17 +13,16 @@ Axes: B windows, L context, C channels, N features at the high and M at the low 
 X rows: windows times channels where channels are independent, else windows; S positions: one, or channels.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import CheckpointError, ConfigError
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.point_forecaster import PointForecaster
-from madzoo.registry import ModelSpec, register_model
+from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
+from madzoo.models.series.point_config import check_norm_and_dropout
 
 __all__ = ["AffinePerChannel", "TimeMachine", "TimeMachineConfig"]
 
@@ -63,11 +62,8 @@ class TimeMachineConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("context_length", "prediction_length", "num_channels", "n1", "n2"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is at least 1.", asked=f"{name}={getattr(self, name)}")
-        if not 0 <= self.dropout < 1 or self.norm_eps <= 0:
-            raise ConfigError("0 <= dropout < 1 and norm_eps > 0 are needed.", asked=str(self))
+        check_at_least_one(self, "context_length", "prediction_length", "num_channels", "n1", "n2")
+        check_norm_and_dropout(self)
 
 
 class TimeMachine(PointForecaster):
@@ -119,15 +115,6 @@ class TimeMachine(PointForecaster):
         y_BCH = self._mixed(rows_XSL).reshape(len(values), values.shape[2], -1)
         return y_BCH.mT if self.revin_layer is None else self.revin_layer.restore(y_BCH.mT)
 
-    def no_weight_decay(self) -> set[str]:
-        """Returns the parameters that weight decay would only distort."""
-        return {
-            f"{path}.{name}"
-            for path, module in self.named_modules()
-            if isinstance(module, Mamba)
-            for name in module.no_weight_decay()
-        }
-
     def _mixed(self, rows_XSL: Tensor) -> Tensor:
         high_XSN = self.lin1(rows_XSL)
         dropped_XSN = self.dropout1(high_XSN)
@@ -174,26 +161,6 @@ HORIZON_TENSORS = ("lin4.weight", "lin4.bias")  # all whose shape holds H
 ADAPTABLE = ("prediction_length", "dropout", "norm_eps")
 
 
-def _adapt_weights(
-    state: Mapping[str, Tensor], source: TimeMachineConfig, target: TimeMachineConfig
-) -> dict[str, Tensor]:
-    """Drops the last map where the horizon changes; refuses every other change that the weights depend on."""
-    changed = [
-        f"{field.name}: {getattr(source, field.name)} -> {getattr(target, field.name)}"
-        for field in fields(source)
-        if field.name not in ADAPTABLE and getattr(source, field.name) != getattr(target, field.name)
-    ]
-    if changed:
-        raise CheckpointError(
-            "these weights fit no other configuration.",
-            asked="; ".join(changed),
-            todo="only prediction_length (the last map starts anew) and dropout can change with weights",
-        )
-    if source.prediction_length == target.prediction_length:
-        return dict(state)
-    return {name: tensor for name, tensor in state.items() if name not in HORIZON_TENSORS}
-
-
 def _mixer(config: TimeMachineConfig, width: int) -> Mamba:
     return Mamba(width, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
 
@@ -215,16 +182,14 @@ _SCRIPTS = {
     ),
 }
 
-for _data, (_fields, _sizes) in _SCRIPTS.items():
-    for _horizon, (_n1, _n2, _dropout) in zip((96, 192, 336, 720), _sizes, strict=True):
-        register_model(
-            ModelSpec(
-                name=f"timemachine_{_data}_96_{_horizon}",
-                family="timemachine",
-                task=TimeMachine.task,
-                config=TimeMachineConfig(prediction_length=_horizon, n1=_n1, n2=_n2, dropout=_dropout, **_fields),
-                build=TimeMachine,
-                paper="2403.09898",
-                adapt_weights=_adapt_weights,
-            )
-        )
+register_forecasters(
+    TimeMachine,
+    "timemachine",
+    {
+        f"{data}_96_{horizon}": TimeMachineConfig(prediction_length=horizon, n1=n1, n2=n2, dropout=dropout, **fields)
+        for data, (fields, sizes) in _SCRIPTS.items()
+        for horizon, (n1, n2, dropout) in zip((96, 192, 336, 720), sizes, strict=True)
+    },
+    adapt_weights=horizon_adapter(HORIZON_TENSORS, ADAPTABLE),
+    paper="2403.09898",
+)
