@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from madzoo.errors import CheckpointError, ConfigError, ShapeError
+from madzoo.errors import CheckpointError, ConfigError
 from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.past_values import check_past_values, fit_context
 from madzoo.layers.series_scaler import ScaledSeries, SeriesScaler
 from madzoo.registry import ModelSpec, PretrainedCfg, register_model
 
@@ -95,7 +95,8 @@ class DirectForecaster(Forecaster, ABC):
         """
         channels = check_past_values(past_values, self.num_channels)
         dtype = next(self.parameters()).dtype
-        scaled = self.scaler(_fit_context(past_values.mT.flatten(0, 1), self.config.context_length, dtype))
+        x_BL = past_values.mT.flatten(0, 1).to(torch.promote_types(past_values.dtype, dtype))
+        scaled = self.scaler(fit_context(x_BL, self.config.context_length, dim=1))
         scaled = _flatten_small(scaled, self.norm_eps) if self.norm_eps else scaled
         narrow = scaled._replace(values=scaled.values.to(dtype), last=scaled.last.to(dtype))
         y_BHQ = self.forecast_scaled(narrow, channels)
@@ -141,21 +142,6 @@ class KeepUnits(nn.Module):
         y = y.to(scaled.scale.dtype)
         limit = torch.finfo(y.dtype).max
         return y.clamp(-limit, limit)
-
-
-def check_past_values(past_values: Tensor, num_channels: int | None) -> int:
-    """Returns the number of channels.
-
-    Raises:
-        ShapeError: when past_values has other axes than [B, L, C], L or C is 0, or C is not ``num_channels``.
-    """
-    if past_values.ndim != 3 or 0 in past_values.shape[1:] or not past_values.is_floating_point():
-        found = f"{list(past_values.shape)} {past_values.dtype}"
-        raise ShapeError("past_values is a floating-point tensor [B, L, C] with L, C >= 1.", asked=found)
-    channels = past_values.shape[2]
-    if num_channels not in (None, channels):
-        raise ShapeError("the model was made for another number of channels.", asked=channels, looked=num_channels)
-    return channels
 
 
 def check_at_least_one(config: Any, *names: str) -> None:
@@ -240,8 +226,3 @@ def _flatten_small(scaled: ScaledSeries, eps: float) -> ScaledSeries:
     scale = (scaled.scale.square() + eps).sqrt()
     share = (scaled.scale / scale).to(scaled.values.dtype)
     return scaled._replace(values=scaled.values * share, last=scaled.last * share, scale=scale)
-
-
-def _fit_context(x_BL: Tensor, length: int, dtype: torch.dtype) -> Tensor:
-    x_BL = x_BL.to(torch.promote_types(x_BL.dtype, dtype))[:, -length:]
-    return pad(x_BL, (length - x_BL.shape[1], 0), value=torch.nan)

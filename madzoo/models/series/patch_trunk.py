@@ -21,6 +21,7 @@ from madzoo.errors import ConfigError
 from madzoo.layers.linear import Linear
 from madzoo.layers.quantile_head import QuantileHead
 from madzoo.layers.series_scaler import ScaledSeries
+from madzoo.layers.weight_decay import named_by_layers
 from madzoo.models.series.direct import (
     NINE_LEVELS,
     DirectConfig,
@@ -204,12 +205,7 @@ class PatchForecaster(DirectForecaster):
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort: positions, and what the mixers name."""
-        found = {"pos_embed"}
-        for path, module in self.named_modules():
-            names = getattr(module, "no_weight_decay", None)
-            if path and names is not None:
-                found |= {f"{path}.{name}" for name in names()}
-        return found
+        return {"pos_embed"} | named_by_layers(self)
 
     def _patches(self, values_BL: Tensor, observed_BL: Tensor) -> Tensor:
         tokens, size, stride = self.cut
