@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 __all__ = ["Report", "describe_machine", "dot_plot", "geometric_mean", "markdown", "timed_cell"]
 
-PACKAGES = ("torch", "transformers", "mambapy", "assoc-scan", "timm")
+PACKAGES = ("torch", "transformers", "mambapy", "assoc-scan", "timm", "statsforecast")
 CPUINFO = Path("/proc/cpuinfo")
 
 
