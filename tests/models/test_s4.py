@@ -21,6 +21,7 @@ PUBLISHED_COUNTS = {
     "s4_micro_32": 136202,
     "s4_lra_image_32": 3564682,
     "s4_lra_pathfinder_32": 1288706,
+    "s4_lra_pathx_128": 1288706,  # no parameter's shape depends on the length
     "s4d_micro_32": 201482,
     "s4d_legs_micro_32": 135946,
     "s4d_inv_micro_32": 135946,

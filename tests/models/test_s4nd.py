@@ -238,6 +238,6 @@ def test_values_that_make_no_model_are_told():
 def test_inputs_are_told_without_weights(name):
     spec = find_spec(name)
     prepared = spec.preparation
-    assert prepared == spec.inputs and prepared.input_size == (spec.config.in_chans, 32, 32)
+    assert prepared == spec.inputs and prepared.input_size == (spec.config.in_chans, *[spec.config.img_size] * 2)
     assert prepared.mean is not None and prepared.std is not None
     assert len(prepared.mean) == len(prepared.std) == spec.config.in_chans and prepared.crop_pct == 1

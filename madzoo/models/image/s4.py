@@ -225,16 +225,19 @@ S4_PAPER, S4D_PAPER, HTTYH = "2111.00396", "2206.11893", "2206.12037"
 EXAMPLE = dataclasses.replace(CIFAR, std=(0.2023, 0.1994, 0.201))
 GREY_CIFAR = PretrainedCfg(input_size=(1, 32, 32), mean=(122.6 / 255,), std=(61 / 255,))
 PATHFINDER = PretrainedCfg(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
+PATH_X = PretrainedCfg(input_size=(1, 128, 128), mean=(0.5,), std=(0.5,))
+_PATHFINDER = dataclasses.replace(_LRA, num_classes=2, embed_dim=256, n_ssm=None, prenorm=True)
 
 # No weights of these networks were published.
 _VARIANTS = {
     "s4_base_32": (_BASE, S4_PAPER, CIFAR),
     "s4_micro_32": (_ABLATION, S4D_PAPER, CIFAR),
     "s4_lra_image_32": (_LRA, HTTYH, GREY_CIFAR),
-    "s4_lra_pathfinder_32": (
-        dataclasses.replace(_LRA, num_classes=2, embed_dim=256, n_ssm=None, prenorm=True),
+    "s4_lra_pathfinder_32": (_PATHFINDER, HTTYH, PATHFINDER),
+    "s4_lra_pathx_128": (
+        dataclasses.replace(_PATHFINDER, img_size=128, l_max=128 * 128, dt_min=0.0001),
         HTTYH,
-        PATHFINDER,
+        PATH_X,
     ),
     "s4d_micro_32": (dataclasses.replace(_BASE, depth=4, embed_dim=128, layer="s4d", l_max=None), S4D_PAPER, EXAMPLE),
     "s4d_legs_micro_32": (dataclasses.replace(_ABLATION, mode="diag", init="diag-legs"), S4D_PAPER, CIFAR),
