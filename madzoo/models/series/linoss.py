@@ -98,6 +98,6 @@ class LinOSSForecaster(PatchForecaster):
 register_forecasters(
     LinOSSForecaster,
     "linoss",
-    {name: LinOSSConfig(**TRUNKS[name]) for name in ("nano_512_96", "tiny_512_96", "micro_336_168", "small_672_168")},
+    {name: LinOSSConfig(**TRUNKS[name]) for name in ("nano_512_96", "tiny_512_96", "micro_504_168", "small_672_168")},
     adapt_weights=adapt_patch_weights,
 )

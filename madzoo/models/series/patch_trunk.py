@@ -226,7 +226,7 @@ def _trunks() -> Mapping[str, Mapping[str, Any]]:
     }
     return points | {
         "nano_336_96": {**nano_336, "prediction_length": 96},
-        "micro_336_168": {**levels, "context_length": 336, "d_model": 32, "bottleneck": 128, "dropout": 0.3},
+        "micro_504_168": {**levels, "context_length": 504, "d_model": 32, "bottleneck": 128, "dropout": 0.4},
         "small_672_168": {
             **levels,
             "context_length": 672,

@@ -87,7 +87,7 @@ PUBLISHED = {"context_length": 512, "patch_size": 16, "patch_stride": 8, "d_mode
 register_forecasters(
     PatchTST,
     "patchtst",
-    {name: PatchTSTConfig(**TRUNKS[name]) for name in ("nano_512_96", "tiny_512_96", "micro_336_168", "small_672_168")}
+    {name: PatchTSTConfig(**TRUNKS[name]) for name in ("nano_512_96", "tiny_512_96", "micro_504_168", "small_672_168")}
     | {
         f"64_512_{horizon}": PatchTSTConfig(**PUBLISHED, prediction_length=horizon, num_heads=16, linear_skip=False)
         for horizon in (96, 192, 336, 720)
