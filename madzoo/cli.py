@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from madzoo import __version__
+from madzoo.cli_finetune import finetune
+from madzoo.cli_forecast import forecast
+from madzoo.cli_parts import DataDir, Model, print_
 from madzoo.errors import MadzooError
 from madzoo.tables import bench_table, card_table, forecast_table, geometry_table, prediction_table, result_table
 
@@ -26,9 +27,7 @@ app = typer.Typer(
     help="A zoo of state-space models for images and time series.",
 )
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of Parquet data sets; else MADZOO_DATA_DIR, else the Hub.")]
 Dataset = Annotated[str | None, typer.Option(help="A name of the data catalog; default: what it was trained on.")]
-Model = Annotated[str, typer.Argument(metavar="NAME", help="arch.tag, hf-hub:org/repo, local-dir:path or timm/name.")]
 
 
 def main() -> None:
@@ -101,38 +100,7 @@ def classify(
     print_(prediction_table(classify(model, images, top=top), title=model))
 
 
-@app.command()
-def forecast(
-    file: Annotated[Path, typer.Argument(metavar="CSV_OR_PARQUET", help="A table of one or many series.")],
-    prediction_length: Annotated[
-        int | None, typer.Option("--prediction-length", "--horizon", help="Steps to forecast; default: the model's.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="Name of a forecaster.")] = "forecast-default",
-    timestamp: Annotated[
-        str, typer.Option(help="The column of time stamps, where its name does not say so.")
-    ] = "timestamp",
-    id_: Annotated[str, typer.Option("--id", help="The column that names the series of a long table.")] = "item_id",
-    target: Annotated[list[str] | None, typer.Option(help="A column to forecast, repeatable; default: all.")] = None,
-    freq: Annotated[
-        str | None, typer.Option(help="The step: h, D, W-SUN, MS, ...; default: found in the table.")
-    ] = None,
-    level: Annotated[
-        list[float] | None, typer.Option(help="A quantile level, repeatable; default: the model's own.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the CSV and the PNG.")] = Path(),
-) -> None:
-    """Forecast every series of a table; write the forecast as CSV and its picture as PNG."""
-    from madzoo.workflows.forecast import forecast_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    csv, png = (out / f"{file.stem}_forecast.{kind}" for kind in ("csv", "png"))
-    found = forecast_file(
-        file, model=model, prediction_length=prediction_length, quantile_levels=level or None,
-        timestamp_column=timestamp, id_column=id_, target=target or None, csv=csv, png=png,
-        freq=int(freq) if freq is not None and freq.isdecimal() else freq,
-    )  # fmt: skip
-    print_(forecast_table(found, title=f"{file.name}, {model}"))
-    typer.echo(f"{csv}\n{png}")
+app.command()(forecast)
 
 
 @app.command()
@@ -215,43 +183,7 @@ def train(
     typer.echo(str(result))
 
 
-@app.command()
-def finetune(
-    name: Model,
-    data: Annotated[
-        str, typer.Option(help="A folder with a folder per class, Parquet, or an image set of the catalog.")
-    ],
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; else inside the run folder.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Holds the resumable state and the log.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Of the new weights; default: made from the data's name.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training part; default: 5.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate, of the head; default: 0.001.")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="Rate of a layer over the next; default: 0.75.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step; default: 64, or all there are.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Beta parameter; 0: off; default: 0.2.")] = None,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = True,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast); default: fp32.")] = None,
-    val_fraction: Annotated[float | None, typer.Option(help="To validate on, where no part is; default: 0.1.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Side of the pictures; default: the model's.")] = None,
-    in_chans: Annotated[int | None, typer.Option(help="1 or 3 colour channels; default: the model's.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Of Parquet; default: the one with pictures.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Of Parquet; default: label.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the new head, order, augmentation and the validation part.")] = 0,
-    data_dir: DataDir = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop at a resumable point after so long.")] = None,
-) -> None:
-    """Fine-tune an image model on labelled pictures, or go on where the last run stopped."""
-    from madzoo.workflows.finetune import finetune_to_folder
-
-    named = {"epochs": epochs, "lr": lr, "layer_decay": layer_decay, "batch_size": batch_size, "mixup": mixup}
-    choices = {key: value for key, value in {**named, "precision": precision}.items() if value is not None}
-    result = finetune_to_folder(
-        name, data, out=out, run_dir=run_dir, tag=tag, pretrained=not from_scratch, img_size=img_size,
-        in_chans=in_chans, val_fraction=val_fraction, image_column=image_column, label_column=label_column,
-        data_dir=data_dir, max_minutes=max_minutes, flip=flip, seed=seed, **choices,
-    )  # fmt: skip
-    typer.echo(str(result))
+app.command()(finetune)
 
 
 @app.command()
@@ -290,10 +222,3 @@ def demo(out: Annotated[Path, typer.Option(help="Folder for the forecast's CSV a
         card_table(found.cards),
     )
     typer.echo(f"{found.csv}\n{found.png}")
-
-
-def print_(*tables: Table) -> None:
-    """Prints tables, each after an empty line."""
-    console = Console()
-    for table in tables:
-        console.print("", table)

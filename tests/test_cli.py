@@ -11,6 +11,7 @@ import madzoo
 from madzoo import cli
 from madzoo.checkpoint.folder import write_folder
 from madzoo.factory import create_model
+from madzoo.models.series.patch_s4d import PatchS4D
 
 
 @pytest.fixture
@@ -251,3 +252,100 @@ def test_evaluate_geometry_and_card_refuse(refused, classifier, tmp_path):
     assert "no_such" in refused("evaluate", "no_such_model", "cifar10")
     assert "no_such" in refused("geometry", "no_such_model")
     assert "README.md" in refused("card", classifier, "--check")
+
+
+@pytest.fixture
+def point_forecaster(tmp_path):
+    """Writes a tiny forecaster that takes past covariates; returns its folder."""
+    torch.manual_seed(0)
+    args = {"context_length": 12, "prediction_length": 4, "d_model": 8, "d_ff": 8, "depth": 1, "d_state": 2}
+    name = "s_mamba_tiny_96_96"
+    path = tmp_path / "point"
+    state = create_model(name, **args).state_dict()
+    write_folder(path, architecture=name, model_args=args, pretrained_cfg={}, state=state)
+    return path
+
+
+@pytest.fixture
+def shops(tmp_path):
+    """Writes 24 hours of two shops, and the prices of the four that follow; returns both files."""
+    rows = [
+        f"{shop},2024-01-01 {hour:02}:00,{50 - 2 * price + hour % 3},{price},{10 * shop},{hour**2 % 5}"
+        for shop in (1, 2)
+        for hour in range(24)
+        for price in [hour * shop % 7]
+    ]
+    past, future = tmp_path / "shops.csv", tmp_path / "prices.csv"
+    past.write_text("\n".join(["item_id,timestamp,target,price,size,weather", *rows]))
+    stamps = [f"{shop},2024-01-02 {hour:02}:00,{6 * (hour % 2)}" for shop in (1, 2) for hour in range(4)]
+    future.write_text("\n".join(["item_id,timestamp,price", *stamps]))
+    return past, future
+
+
+def predictions(folder):
+    lines = (folder / "shops_forecast.csv").read_text().splitlines()
+    place = lines[0].split(",").index("predictions")
+    return [float(line.split(",")[place]) for line in lines[1:]]
+
+
+def test_forecast_by_regression_on_a_known_future(run, forecaster, shops, tmp_path):
+    past, future = shops
+    options = ["--model", forecaster, "--target", "target", "--horizon", 4, "--out", tmp_path]
+    assert run("forecast", past, *options, "--future", future, "--covariate-regression")[0] == 0
+    helped = predictions(tmp_path)
+    assert len(helped) == 8
+    # A price that rises by 6 lowers the target by 12.
+    assert helped[1] - helped[0] == pytest.approx(-12, abs=3) and helped[5] - helped[4] == pytest.approx(-12, abs=3)
+    assert run("forecast", past, *options)[0] == 0
+    assert abs(predictions(tmp_path)[1] - predictions(tmp_path)[0]) < 6
+
+
+def test_forecast_with_past_covariates(run, refused, point_forecaster, forecaster, shops, tmp_path):
+    options = ["--target", "target", "--horizon", 4, "--out", tmp_path]
+    found = []
+    for words in ([], ["--past-covariate", "price"], ["--past-covariate", "price", "--past-covariate", "weather"]):
+        assert run("forecast", shops[0], *options, "--model", point_forecaster, *words)[0] == 0
+        found.append(predictions(tmp_path))
+    assert found[0] != found[1] != found[2]
+    line = refused("forecast", shops[0], *options, "--model", forecaster, "--past-covariate", "price")
+    assert "PatchS4D does not support" in line and "past: price" in line
+    line = refused("forecast", shops[0], *options, "--model", point_forecaster, "--past-covariate", "prize")
+    assert "there is no column 'prize'" in line
+    line = refused(
+        "forecast", shops[0], *options[:3], 5, "--out", tmp_path, "--model", point_forecaster, "--past-covariate",
+        "price",
+    )  # fmt: skip
+    assert "beyond the model's horizon" in line
+
+
+def test_forecast_takes_a_season(run, refused, forecaster, shops, tmp_path):
+    options = ["--target", "target", "--horizon", 4, "--out", tmp_path]
+    model, found = ["--model", "season_s4d_base_672_192.zeroshot"], []
+    for words in ([], ["--seasonality", 24], ["--seasonality", 3]):  # of hours, 24 is the usual
+        assert run("forecast", shops[0], *options, *model, *words)[0] == 0
+        found.append(predictions(tmp_path))
+    assert found[0] == found[1] != found[2]
+    assert "seasonality" in refused("forecast", shops[0], *options, *model, "--seasonality", 0)
+    code, _, err = run("forecast", shops[0], *options, "--model", forecaster, "--seasonality", 3)
+    assert code == 0 and "PatchS4D finds seasons itself: seasonality=3 is not used" in err
+
+
+def test_forecast_refuses_covariates(refused, forecaster, shops, tmp_path, monkeypatch):
+    past, future = shops
+    options = ["--model", forecaster, "--target", "target", "--horizon", 4, "--out", tmp_path]
+    regression = ["--future", future, "--covariate-regression"]
+    assert "--future FILE" in refused("forecast", past, *options, "--covariate-regression")
+    assert "known-future: price" in refused("forecast", past, *options, "--future", future)
+    assert "static: size" in refused("forecast", past, *options, "--static-covariate", "size")
+    assert "missing.csv" in refused("forecast", past, *options, "--future", tmp_path / "missing.csv")
+    whole = future.read_text()
+    future.write_text("\n".join(whole.splitlines()[:-1]))
+    assert "no row for series 2 at 2024-01-02 03:00" in refused("forecast", past, *options, *regression)
+    future.write_text(whole.replace("\n2,", "\n3,"))
+    assert "no row for series 2" in refused("forecast", past, *options, *regression)
+    future.write_text(whole.replace("price", "prize"))
+    assert "there is no column 'prize'" in refused("forecast", past, *options, *regression)
+    monkeypatch.setattr(PatchS4D, "supports_covariates", frozenset({"static"}))
+    line = refused("forecast", past, *options, "--static-covariate", "weather")
+    assert "'weather' changes within series 1" in line
+    assert "there is no column 'sise'" in refused("forecast", past, *options, "--static-covariate", "sise")

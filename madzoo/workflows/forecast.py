@@ -54,7 +54,7 @@ def forecast(
     """Forecasts every series of a data frame.
 
     Args:
-        model_or_name: a forecaster, or the name of one, whose weights are then loaded.
+        model_or_name: a forecaster, or the name or checkpoint folder of one, whose weights are then loaded.
         df: a long table (one row per series and time) or a wide one (one column per series). An empty cell or a
             missing row is a missing value.
         prediction_length: steps to forecast; more than the model's own are rolled out, see
@@ -170,7 +170,9 @@ def forecast_file(
 
 
 def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | None) -> Forecaster:
-    model = create_model(model_or_name, pretrained=True) if isinstance(model_or_name, str) else model_or_name
+    model = model_or_name
+    if isinstance(model, str):
+        model = create_model(f"local-dir:{model}" if Path(model).is_dir() else model, pretrained=True)
     if not isinstance(model, Forecaster):
         raise ConfigError(
             "this model is no forecaster.",

@@ -40,7 +40,7 @@ class Covariates:
             raise ConfigError(
                 "a regression on covariates needs their future.",
                 asked="covariate_regression=True",
-                todo="future_df=...",
+                todo="future_df=... (--future FILE)",
             )
 
     def future_names(self, columns: dict[str, str]) -> list[str]:
