@@ -188,7 +188,8 @@ def _title(row: Row) -> str:
 
 def _how(records: CardRecords, row: Row) -> str:
     split = "" if row.split == "test" else f" --split {row.split}"
-    lines = [f"Reproduce: `madzoo evaluate {records.name} {row.dataset}{split}`."]
+    what = f"--benchmark {row.settings['benchmark']}" if "benchmark" in row.settings else row.dataset
+    lines = [f"Reproduce: `madzoo evaluate {records.name} {what}{split}`."]
     if row.intervals:
         lines.append(INTERVALS[records.task])
     if row.configurations_tested is not None:

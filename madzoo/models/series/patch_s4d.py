@@ -101,6 +101,7 @@ register_forecasters(
     adapt_weights=adapt_patch_weights,
     weights={
         "nano_512_96": {"etth1": PretrainedCfg(license="apache-2.0", dataset="etth1")},
+        "micro_504_168": {"ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h")},
         "small_672_168": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic")},
     },
 )
