@@ -96,7 +96,11 @@ def _settings(model: Any, spec: BenchmarkSpec) -> dict[str, Any]:
         "testdata_leakage": leakage.testdata_leakage,
     }
     if spec.num_windows:
-        settings |= {"quantile_levels": list(LEVELS), "linear_context": spec.linear_context, "units": "the data's own units"}
+        settings |= {
+            "quantile_levels": list(LEVELS),
+            "linear_context": spec.linear_context,
+            "units": "the data's own units",
+        }
         caveat = find_dataset(spec.datasets[0]).caveat
         settings |= {"caveat": caveat} if caveat else {}
     return settings

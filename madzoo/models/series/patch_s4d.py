@@ -94,13 +94,16 @@ class PatchS4D(PatchForecaster):
     block = PatchS4DBlock
 
 
+ETT = {name: PretrainedCfg(license="apache-2.0", dataset=name) for name in ("etth1", "etth2", "ettm1")}
+
 register_forecasters(
     PatchS4D,
     "patch_s4d",
     {name: PatchS4DConfig(**fields) for name, fields in TRUNKS.items()},
     adapt_weights=adapt_patch_weights,
     weights={
-        "nano_512_96": {"etth1": PretrainedCfg(license="apache-2.0", dataset="etth1")},
+        "nano_512_96": ETT,
+        "nano_512_720": ETT,
         "micro_504_168": {"ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h")},
         "small_672_168": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic")},
     },
