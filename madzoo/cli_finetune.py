@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415  (a command imports its workflow when it runs, so that the others start at once)
+
 """``madzoo finetune``: a user's pictures or table, and the options of either."""
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-# ruff: noqa: PLC0415  (a command imports its workflow when it runs, so that the others start at once)
+
 """``madzoo forecast``: a user's table, its columns, and what is known beside the past."""
 
 from pathlib import Path
