@@ -1,4 +1,3 @@
-
 """``madzoo finetune``: a user's pictures or table, and the options of either."""
 
 from pathlib import Path

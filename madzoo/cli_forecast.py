@@ -1,4 +1,3 @@
-
 """``madzoo forecast``: a user's table, its columns, and what is known beside the past."""
 
 from pathlib import Path
