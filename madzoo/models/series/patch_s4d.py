@@ -104,6 +104,11 @@ register_forecasters(
     weights={
         "nano_512_96": ETT,
         "nano_512_720": ETT,
+        "tiny_512_96": {
+            "weather": PretrainedCfg(
+                license="apache-2.0", dataset="weather", model_args={"linear_skip": False, "dropout": 0.1}
+            )
+        },
         "micro_504_168": {"ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h")},
         "small_672_168": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic")},
     },
