@@ -1,7 +1,7 @@
 """``madzoo finetune``: a user's pictures or table, and the options of either."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,40 +9,61 @@ from madzoo.cli_parts import DataDir, Model
 
 __all__ = ["finetune"]
 
+IMAGES, SERIES = "Image models", "Forecasters"
+
+
+def _of(panel: str, words: str, *names: str) -> Any:
+    return typer.Option(*names, help=words, rich_help_panel=panel)
+
 
 def finetune(
     name: Model,
     data: Annotated[
-        str, typer.Option(help="A folder with a folder per class, Parquet, or an image set of the catalog.")
+        str, typer.Option(help="Pictures: a folder with one per class, Parquet, a catalog name. Series: CSV, Parquet.")
     ],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; else inside the run folder.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Holds the resumable state and the log.")] = None,
     tag: Annotated[str | None, typer.Option(help="Of the new weights; default: made from the data's name.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training part; default: 5.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate, of the head; default: 0.001.")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="Rate of a layer over the next; default: 0.75.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step; default: 64, or all there are.")] = None,
-    mixup: Annotated[float | None, typer.Option(help="Beta parameter; 0: off; default: 0.2.")] = None,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the pictures.")] = True,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16 (autocast); default: fp32.")] = None,
-    val_fraction: Annotated[float | None, typer.Option(help="To validate on, where no part is; default: 0.1.")] = None,
-    img_size: Annotated[int | None, typer.Option(help="Side of the pictures; default: the model's.")] = None,
-    in_chans: Annotated[int | None, typer.Option(help="1 or 3 colour channels; default: the model's.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Of Parquet; default: the one with pictures.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Of Parquet; default: label.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Start from random weights.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the new head, order, augmentation and the validation part.")] = 0,
-    data_dir: DataDir = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; default: 0.001.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="A step; default: 64 pictures, 32 windows.")] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="To validate on; default: 0.1 of pictures, the last 0.2 of every series.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of a new head, order, augmentation and the validation part.")] = 0,
     max_minutes: Annotated[float | None, typer.Option(help="Stop at a resumable point after so long.")] = None,
+    epochs: Annotated[int | None, _of(IMAGES, "Passes over the training part; default: 5.")] = None,
+    layer_decay: Annotated[float | None, _of(IMAGES, "Rate of a layer over the next; default: 0.75.")] = None,
+    mixup: Annotated[float | None, _of(IMAGES, "Beta parameter; 0: off; default: 0.2.")] = None,
+    flip: Annotated[bool | None, _of(IMAGES, "Mirror half of the pictures; default: yes.", "--flip/--no-flip")] = None,
+    precision: Annotated[str | None, _of(IMAGES, "fp32 or bf16 (autocast); default: fp32.")] = None,
+    img_size: Annotated[int | None, _of(IMAGES, "Side of the pictures; default: the model's.")] = None,
+    in_chans: Annotated[int | None, _of(IMAGES, "1 or 3 colour channels; default: the model's.")] = None,
+    image_column: Annotated[str | None, _of(IMAGES, "Of Parquet; default: the one with pictures.")] = None,
+    label_column: Annotated[str | None, _of(IMAGES, "Of Parquet; default: label.")] = None,
+    from_scratch: Annotated[bool, _of(IMAGES, "Start from random weights.", "--from-scratch")] = False,
+    data_dir: DataDir = None,
+    steps: Annotated[int | None, _of(SERIES, "Optimizer steps; default: 200.")] = None,
+    mode: Annotated[str | None, _of(SERIES, "full, or head to train only what reads out the forecast.")] = None,
+    loss: Annotated[str | None, _of(SERIES, "pinball, mae or mse; default: pinball.")] = None,
+    horizon: Annotated[
+        int | None, _of(SERIES, "Steps; not the model's: a new head.", "--prediction-length", "--horizon")
+    ] = None,
+    timestamp: Annotated[str | None, _of(SERIES, "The column of time stamps; default: found.")] = None,
+    id_: Annotated[str | None, _of(SERIES, "The column that names the series; default: item_id.", "--id")] = None,
+    target: Annotated[list[str] | None, _of(SERIES, "A column to learn, repeatable; default: all.")] = None,
+    freq: Annotated[str | None, _of(SERIES, "The step: h, D, ...; default: found in the table.")] = None,
 ) -> None:
-    """Fine-tune an image model on labelled pictures, or go on where the last run stopped."""
+    """Fine-tune an image model on pictures or a forecaster on a table, or go on where the last run stopped."""
     from madzoo.workflows.finetune import finetune_to_folder
 
-    named = {"epochs": epochs, "lr": lr, "layer_decay": layer_decay, "batch_size": batch_size, "mixup": mixup}
-    choices = {key: value for key, value in {**named, "precision": precision}.items() if value is not None}
-    result = finetune_to_folder(
-        name, data, out=out, run_dir=run_dir, tag=tag, pretrained=not from_scratch, img_size=img_size,
-        in_chans=in_chans, val_fraction=val_fraction, image_column=image_column, label_column=label_column,
-        data_dir=data_dir, max_minutes=max_minutes, flip=flip, seed=seed, **choices,
-    )  # fmt: skip
-    typer.echo(str(result))
+    asked = {
+        "out": out, "run_dir": run_dir, "tag": tag, "lr": lr, "batch_size": batch_size, "val_fraction": val_fraction,
+        "max_minutes": max_minutes, "epochs": epochs, "layer_decay": layer_decay, "mixup": mixup, "flip": flip,
+        "precision": precision, "img_size": img_size, "in_chans": in_chans, "image_column": image_column,
+        "label_column": label_column, "pretrained": False if from_scratch else None, "data_dir": data_dir,
+        "steps": steps, "mode": mode, "loss": loss, "prediction_length": horizon, "timestamp_column": timestamp,
+        "id_column": id_, "target": target or None,
+        "freq": int(freq) if freq is not None and freq.isdecimal() else freq,
+    }  # fmt: skip
+    given = {option: value for option, value in asked.items() if value is not None}
+    typer.echo(str(finetune_to_folder(name, data, seed=seed, **given)))

@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
+import inspect
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,15 @@ from torch import Tensor, nn
 from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN
 from madzoo.data.ragged_windows import RaggedSteps, RaggedWindows, split_ragged
 from madzoo.data.series import read_series
-from madzoo.errors import ConfigError, DataError, ShapeError, check_choice
+from madzoo.errors import ConfigError, DataError, ShapeError, check_choice, nearest
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster
-from madzoo.training.loop import train
+from madzoo.training.loop import TrainingResult, train
 from madzoo.training.losses import mean_squared_error, pinball
 from madzoo.training.recipe import Recipe
+from madzoo.workflows.finetune_folder import as_name
 
-__all__ = ["FINETUNE_LOSSES", "MODES", "finetune_series"]
+__all__ = ["FINETUNE_LOSSES", "MODES", "Tuned", "check_options", "finetune_series", "tune_series"]
 
 MODES = ("full", "head")
 FINETUNE_LOSSES = ("pinball", "mae", "mse")
@@ -34,12 +37,66 @@ MOST_VALIDATION_WINDOWS = 512
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tuned:
+    """Holds a fine-tuned forecaster and how it came about.
+
+    Attributes:
+        model: with the chosen weights, in evaluation mode; as it began, while the run is unfinished.
+        training: how the run ended.
+        before: the loss on the held-out part at the start.
+        helped: whether a later step was better there.
+        num_series, num_held_out: series, and windows of their held-out parts.
+        example: a few held-out pasts [B, L, C].
+    """
+
+    model: Any
+    training: TrainingResult
+    before: float
+    helped: bool
+    num_series: int
+    num_held_out: int
+    example: Tensor
+
+
 def finetune_series(
+    model_or_name: nn.Module | str, data: pd.DataFrame | Path | str | Tensor | Sequence[Any], **options: Any
+) -> Forecaster:
+    """Fine-tunes a forecaster on a user's series and returns the new model; the one given is left as it is.
+
+    Args:
+        model_or_name, data, options: of :func:`tune_series`, ``max_minutes`` excepted.
+
+    Raises:
+        MadzooError: as :func:`tune_series`.
+    """
+    check_options(options)
+    if "max_minutes" in options:
+        raise ConfigError("a run that may stop returns no model.", asked="max_minutes", todo="finetune_to_folder")
+    return tune_series(model_or_name, data, **options).model
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuses what :func:`tune_series` does not take.
+
+    Raises:
+        ConfigError: with the nearest option.
+    """
+    known = list(inspect.signature(tune_series).parameters)[2:]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"fine-tuning of a forecaster has no option {name!r}.", asked=name, looked=", ".join(known),
+                todo=nearest(name, known),
+            )  # fmt: skip
+
+
+def tune_series(
     model_or_name: nn.Module | str,
     data: pd.DataFrame | Path | str | Tensor | Sequence[Any],
     *,
-    steps: int,
-    lr: float,
+    steps: int = 200,
+    lr: float = 1e-3,
     mode: str = "full",
     loss: str = "pinball",
     batch_size: int = 32,
@@ -53,15 +110,16 @@ def finetune_series(
     target: str | Sequence[str] | None = None,
     freq: str | int | None = None,
     run_dir: Path | str | None = None,
-) -> nn.Module:
-    """Fine-tunes a forecaster on a user's series.
+    max_minutes: float | None = None,
+) -> Tuned:
+    """Fine-tunes a copy of a forecaster on a user's series, or goes on with it.
 
     The last part of every series is held out; ten times during the run the model is validated there, and the weights of
     the best time are returned. If none is better than the start, a warning says so and the start's are.
     Windows are measured in deviations of their own past, so that every series counts alike.
 
     Args:
-        model_or_name: a forecaster, or the name of one, whose weights are then loaded.
+        model_or_name: a forecaster, or the name or checkpoint folder of one, whose weights are then loaded.
         data: a table or the path of one, see :func:`madzoo.data.series.read_series`; or a tensor [B, L, C]; or a list
             of [L] or [L, C] series.
         steps: optimizer steps, at least 1; made up to a multiple of the ten validations.
@@ -75,6 +133,7 @@ def finetune_series(
         seed: of the order and of dropout; the same call gives the same weights.
         id_column, timestamp_column, target, freq: of a table; target None takes every other column.
         run_dir: keeps the log and a resumable state; by default a folder that is removed afterwards.
+        max_minutes: stops at a resumable point after so long.
 
     Raises:
         ConfigError: when the model is no forecaster or cannot be trained so, or on an ill-valued choice.
@@ -99,17 +158,24 @@ def finetune_series(
     validate = partial(_validate, windows=held_out, measure=measure, batch_size=max(batch_size, 32))
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
         before = validate(learner.eval())["score"]
-        result = train(learner, source, measure, validate, recipe, Path(run_dir or scratch))
-    if result.metrics and result.metrics["score"] < before:
-        logger.info(
-            "validation %s: %.6g before, %.6g after step %d.", loss, before, result.metrics["score"], result.chosen_step
-        )
+        result = train(learner, source, measure, validate, recipe, Path(run_dir or scratch), max_minutes=max_minutes)
+    helped = bool(result.metrics) and result.metrics["score"] < before
+    if result.finished:
+        _choose(start, result, loss, before, helped=helped)
+    return Tuned(
+        model=start.eval(), training=result, before=before, helped=helped, num_series=len(series),
+        num_held_out=len(held_out), example=next(held_out.batches(4, 4))[0],
+    )  # fmt: skip
+
+
+def _choose(start: Forecaster, result: TrainingResult, loss: str, before: float, *, helped: bool) -> None:
+    """Gives the model the weights of the best step, where that is better than the start."""
+    if helped:
+        found = result.metrics["score"]
+        logger.info("validation %s: %.6g before, %.6g after step %d.", loss, before, found, result.chosen_step)
         start.load_state_dict(dict(result.state))
-    else:
-        logger.warning(
-            "no step of the fine-tuning was better on the held-out part: the weights are those of the start."
-        )
-    return start.eval()
+        return
+    logger.warning("no step of the fine-tuning was better on the held-out part: the weights are those of the start.")
 
 
 def _check(steps: int, mode: str, loss: str, val_fraction: float) -> None:
@@ -127,7 +193,7 @@ def _start(model_or_name: nn.Module | str, prediction_length: int | None, seed: 
         sizes: dict[str, Any] = {} if prediction_length is None else {"prediction_length": prediction_length}
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of a head that starts anew
-            model = create_model(model_or_name, pretrained=True, **sizes)
+            model = create_model(as_name(model_or_name), pretrained=True, **sizes)
     elif prediction_length not in (None, getattr(model_or_name, "prediction_length", None)):
         raise ConfigError(
             "a module comes with its horizon.",

@@ -21,6 +21,7 @@ from madzoo.data.time_grid import season_of
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster, with_seasonality
+from madzoo.workflows.finetune_folder import as_name
 from madzoo.workflows.forecast_covariates import Covariates, read_covariates
 from madzoo.workflows.plot_forecast import plot_forecast
 
@@ -172,7 +173,7 @@ def forecast_file(
 def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | None) -> Forecaster:
     model = model_or_name
     if isinstance(model, str):
-        model = create_model(f"local-dir:{model}" if Path(model).is_dir() else model, pretrained=True)
+        model = create_model(as_name(model), pretrained=True)
     if not isinstance(model, Forecaster):
         raise ConfigError(
             "this model is no forecaster.",

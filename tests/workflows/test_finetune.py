@@ -144,8 +144,9 @@ def test_misfits_are_refused(tmp_path, pictures, start, data_folder):
             finetune(model, data, run_dir=tmp_path / "never", **choices)
         assert not (tmp_path / "never").exists()
 
-    refused(ConfigError, "only image classifiers", model="patch_s4d_nano_512_96.etth1", in_chans=3)
-    refused(ConfigError, "only image classifiers", model=str(make_forecaster(tmp_path / "series")))
+    refused(ConfigError, "has no option 'in_chans'", model="patch_s4d_nano_512_96.etth1", in_chans=3)
+    refused(DataError, "Insects 2", model=str(make_forecaster(tmp_path / "series")))
+    refused(ConfigError, "no entry 'steps'", steps=3)
     refused(ConfigError, "only models of the zoo", model="timm/resnet18")
     refused(ConfigError, "only models of the zoo", model=torch.nn.Linear(2, 2))
     refused(ConfigError, "comes with its sizes", model=create_model(f"local-dir:{start}"), img_size=8)
