@@ -10,6 +10,7 @@ from madzoo.checkpoint.card import check_card
 from madzoo.checkpoint.folder import bundled_root, find_bundled
 from madzoo.errors import ConfigError, NotCausalError
 from madzoo.factory import create_model, list_models, model_info
+from madzoo.layers.forecaster import Forecaster
 
 IMAGE, SERIES = "image-classification", "time-series-forecasting"
 SMALL, SHORT = 2_000_000, 4096  # parameters, and steps of a kernel; larger models are built on the meta device only
@@ -141,8 +142,15 @@ class TestForecasters:
             near = torch.isclose(model(past)[:, :, 1:], model(other)[:, :, 1:], rtol=1e-4, atol=1e-4)
         assert near.all() != getattr(model, "channels_meet", False)
 
-    def test_a_scaler_over_the_whole_context_has_no_step(self, name):
+    def test_steps_equal_the_whole_or_a_scaler_over_the_whole_context_has_none(self, name):
         model = build(name)
+        if type(model).step is not Forecaster.step:
+            past, state = series_for(model)[:, :12], model.init_state(2)
+            with torch.no_grad():
+                for length in range(1, 13):
+                    quantiles, state = model.step(past[:, length - 1], state)
+                    torch.testing.assert_close(quantiles, model(past[:, :length]), rtol=1e-3, atol=1e-3)
+            return
         with pytest.raises(NotCausalError, match="whole"):
             model.init_state(1)
         with pytest.raises(NotCausalError, match="whole"):

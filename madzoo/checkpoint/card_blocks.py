@@ -25,9 +25,7 @@ def summary(records: CardRecords) -> str:
         records.task
     ]
     size = f", {records.geometry.params.total:,} parameters" if records.geometry else ""
-    source = cfg.get("dataset")
-    source = "synthetic series alone" if str(source).startswith("synthetic") else source
-    trained = f", trained on {source}" if source else ""
+    trained = f", trained on {_training_data(cfg['dataset'])}" if cfg.get("dataset") else ""
     lines = [f"`{records.name}` {what}: a model of the madzoo library{size}{trained}."]
     if cfg.get("input_size"):
         channels, height, width = cfg["input_size"]
@@ -37,6 +35,14 @@ def summary(records: CardRecords) -> str:
     if cfg.get("source"):
         lines.append(f"Published at {cfg['source']}.")
     return "\n".join(lines)
+
+
+def _training_data(dataset: str) -> str:
+    """Names the data; ``generator+recordings`` are synthetic series beside recorded ones."""
+    generator, _, recordings = dataset.partition("+")
+    if not generator.startswith("synthetic"):
+        return dataset
+    return f"synthetic series and recordings of {recordings}" if recordings else "synthetic series alone"
 
 
 def usage(records: CardRecords) -> str:

@@ -24,7 +24,7 @@ class DatasetSpec:
         task: "image-classification" or "time-series-forecasting".
         files: split -> Parquet files below the data folder, in order; a table has the one split "all", whose files
             stand side by side; a collection of single series has "train" and "test", or "parts", one file with a
-            column for each.
+            column for each; series that are only trained on are "recordings".
         license: as its publishers state it.
         num_classes, channels, image_size: of images.
         validation_rows: of the published training images, drawn with seed 0: the validation part.
@@ -35,6 +35,7 @@ class DatasetSpec:
         in_seasonal_errors: whether a channel's unit is its mean change from season to season, as the scaled errors have
             it, in place of its standard deviation.
         hub_id, url: where the same data set is found on the Hub, or on the web.
+        made_by: the script that writes the files, where they are no published ones.
         caveat: what a card must say about this copy.
     """
 
@@ -54,6 +55,7 @@ class DatasetSpec:
     in_seasonal_errors: bool = False
     hub_id: str | None = None
     url: str | None = None
+    made_by: str | None = None
     caveat: str | None = None
 
 
@@ -189,6 +191,14 @@ _ALL = (
         files={"all": ("weather/weather.parquet",)},
         license="not stated by its publishers",
         seasonality=144,
+    ),
+    DatasetSpec(
+        name="citylearn",
+        task="time-series-forecasting",
+        files={"recordings": ("citylearn/hourly.parquet",)},
+        license="mit",
+        seasonality=24,
+        made_by="scripts/fetch_citylearn.py",
     ),
     DatasetSpec(
         name="m4_hourly",

@@ -63,7 +63,7 @@ def read_future(
     """Returns one array [H, K] for every series: its covariates at the steps to forecast.
 
     Raises:
-        DataError: when the table lacks a series, a step or a value, or has a series or a step twice.
+        DataError: when the table lacks a series, a step or a value, has a step twice, or a series that the past lacks.
     """
     future = future.set_axis([str(name) for name in future.columns], axis=1)
     ids = find_ids(future, id_column)
@@ -72,6 +72,12 @@ def read_future(
     columns = [parse_values(pd.Series(future[name])) for name in names]
     values = np.stack(columns, axis=1) if columns else np.empty((len(future), 0))
     rows = items.reset_index(drop=True).groupby(items.to_numpy()).indices
+    if strangers := sorted(map(str, rows.keys() - {one.item_id for one in series})):
+        raise DataError(
+            f"future_df has series that the table of the past lacks: {', '.join(strangers[:5])}.",
+            looked=f"{len({one.item_id for one in series})} series of the past",
+            todo="the same ids in both tables",
+        )
     return [_future_of(one, stamps, values, rows.get(one.item_id, np.empty(0, int)), horizon) for one in series]
 
 

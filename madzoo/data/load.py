@@ -12,7 +12,7 @@ from madzoo.data.catalog import DatasetSpec, local_files
 from madzoo.data.images import ImageArrays, decode_images
 from madzoo.errors import ConfigError, DataError
 
-__all__ = ["load_collection", "load_image_split", "load_table"]
+__all__ = ["load_collection", "load_image_split", "load_recordings", "load_table"]
 
 
 def load_image_split(spec: DatasetSpec, split: str, *, folder: Path | str | None = None) -> ImageArrays:
@@ -117,10 +117,22 @@ def load_collection(spec: DatasetSpec, *, folder: Path | str | None = None) -> l
     return list(zip(train, test, strict=True))
 
 
+def load_recordings(spec: DatasetSpec, *, folder: Path | str | None = None) -> list[np.ndarray]:
+    """Returns every series of a set of recordings that is only trained on, float64.
+
+    Raises:
+        ConfigError: when the data set is no such set.
+        DataError: when it is missing or unreadable.
+    """
+    table = _read_parquet(_only_local(spec, "recordings", folder))
+    return [np.asarray(values, dtype="float64") for values in table["target"].to_pylist()]
+
+
 def _only_local(spec: DatasetSpec, split: str, folder: Path | str | None) -> Path:
     paths = local_files(spec, split, folder)
     if paths is None:
-        raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
+        made = f"python {spec.made_by} FOLDER, then " if spec.made_by else ""
+        raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo=f"{made}--data-dir FOLDER")
     return paths[0]
 
 

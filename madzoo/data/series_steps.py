@@ -3,18 +3,39 @@
 B batch, L context, H horizon, C channels.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from madzoo.data.recordings import Recordings
 from madzoo.data.synthetic import synthetic_windows
-from madzoo.data.synthetic_frequencies import frequency_windows
+from madzoo.data.synthetic_frequencies import LONG_KINDS, frequency_windows
 from madzoo.data.windows import Windows
 
-__all__ = ["GENERATORS", "SyntheticSteps", "WindowSteps"]
+__all__ = ["GENERATORS", "SyntheticSteps", "WindowSteps", "generator_and_recordings"]
 
 # What a recipe calls data that no file holds.
-GENERATORS = {"synthetic": synthetic_windows, "synthetic-frequencies": frequency_windows}
+GENERATORS = {
+    "synthetic": synthetic_windows,
+    "synthetic-frequencies": frequency_windows,
+    "synthetic-frequencies-long": partial(frequency_windows, kinds=LONG_KINDS),
+}
+RECORDED = 0.25  # of a batch, where recordings stand beside a generator
+
+
+def generator_and_recordings(dataset: str) -> tuple[str | None, str | None]:
+    """Splits what a recipe trains on: ``"generator"``, or ``"generator+recordings"``; (None, None) for other data.
+
+    Example:
+        >>> generator_and_recordings("synthetic-frequencies-long+citylearn"), generator_and_recordings("etth1")
+        (('synthetic-frequencies-long', 'citylearn'), (None, None))
+    """
+    generator, plus, recordings = dataset.partition("+")
+    if generator not in GENERATORS:
+        return None, None
+    return generator, recordings if plus else None
 
 
 class WindowSteps:
@@ -42,7 +63,7 @@ class WindowSteps:
 
 
 class SyntheticSteps:
-    """Gives fresh synthetic series at every step, in the units of their generator.
+    """Gives fresh synthetic series at every step, in the units of their generator, beside windows of recordings.
 
     Args:
         generator: a name of :data:`GENERATORS`.
@@ -51,6 +72,7 @@ class SyntheticSteps:
         steps_per_epoch: how many steps count as an epoch.
         seed: of the generator.
         rank, world: as in :class:`WindowSteps`.
+        recordings: a quarter of every batch is drawn from them; None: all of it is synthetic.
     """
 
     def __init__(
@@ -64,7 +86,9 @@ class SyntheticSteps:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        recordings: Recordings | None = None,
     ) -> None:
+        self.recordings = recordings
         self.generate = GENERATORS[generator]
         self.context_length, self.prediction_length = context_length, prediction_length
         self.count, self.seed, self.rank, self.world = batch_size // world, seed, rank, world
@@ -73,10 +97,12 @@ class SyntheticSteps:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns (past [B, L, 1], future [B, H, 1])."""
         draw = np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1, np.uint64)[0]
-        past, future = self.generate(
-            self.count,
-            context_length=self.context_length,
-            prediction_length=self.prediction_length,
-            seed=int(draw % 2**63),
-        )
+        recorded = round(RECORDED * self.count) if self.recordings is not None else 0
+        asked = {"context_length": self.context_length, "prediction_length": self.prediction_length}
+        asked["seed"] = int(draw % 2**63)
+        past, future = self.generate(self.count - recorded, **asked)
+        if self.recordings is None:
+            return past, future
+        pairs = zip((past, future), self.recordings.windows(recorded, **asked), strict=True)
+        past, future = (torch.cat(pair) for pair in pairs)
         return past, future

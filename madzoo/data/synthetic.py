@@ -90,11 +90,13 @@ def synthetic_windows(count: int, *, context_length: int, prediction_length: int
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingredients:
-    """Holds how often series have a season, a trend, level shifts, or are turned upside down, and two sizes.
+    """Holds how often series have a season, a trend, level shifts, or are turned upside down, and sizes.
 
     Attributes:
         season, trend, shifts, flip: probabilities.
         noise, trend_size: medians, beside a season of size 1.
+        week: factor on how often the longer cycle shows.
+        memory: of the noise at most, in steps.
     """
 
     season: float = 0.87
@@ -103,6 +105,8 @@ class Ingredients:
     trend_size: float = 1.0
     shifts: float = 0.15
     flip: float = 0.35
+    week: float = 1.0
+    memory: float = 200.0
 
 
 class Draw:
@@ -148,8 +152,8 @@ def _complete_series(draw: Draw, length: int) -> Tensor:
 
 def make_series(draw: Draw, length: int, share: Ingredients, period: Tensor, companion: Tensor) -> Tensor:
     """Returns complete series [N, T], standardised, from periods and companion periods [N, 1]."""
-    season = standard(_season(draw, length, period, companion))
-    noise = standard(_gaussian_process(draw, length))
+    season = standard(_season(draw, length, period, companion, share.week))
+    noise = standard(_gaussian_process(draw, length, share.memory))
     noise = noise * torch.exp(draw.strength(0.2, 0.4, 0.3) * season)
     x = draw.strength(share.season, 1.0, 0.8) * season + draw.strength(1.0, share.noise, 1.1) * noise
     x = x + draw.strength(share.trend, share.trend_size, 0.9) * _trend(draw, length)
@@ -159,16 +163,17 @@ def make_series(draw: Draw, length: int, share: Ingredients, period: Tensor, com
     return torch.where(draw.chance(share.flip), -1, 1) * standard(_mix(draw, standard(x)))
 
 
-def _season(draw: Draw, length: int, period: Tensor, companion: Tensor) -> Tensor:
+def _season(draw: Draw, length: int, period: Tensor, companion: Tensor, weekly: float) -> Tensor:
     """A short cycle under a long one: of changing size and shape, another shape at week-ends, at times wobbling."""
     steps = torch.arange(length) + (draw.uniform(0, 1) * companion).floor()
     cycles = steps / period + draw.strength(0.12, 0.3, 0.7) * draw.slow(length, 12)
     week = _read(_weekly(draw), steps / companion)
     other = torch.where(draw.chance(0.4), 3 * week, 3 * draw.slow(length, 4))
-    other = torch.sigmoid(other) * draw.chance(0.55)
+    other = torch.sigmoid(other) * draw.chance(0.55 * weekly)
     day = torch.lerp(_read(_profile(draw), cycles), _read(_profile(draw), cycles), other)
     size = draw.strength(0.5, 0.2, 0.6) * draw.slow(length, 8) + draw.strength(0.5, 0.2, 0.6) * draw.slow(length, 48)
-    return size.exp() * day * (1 + draw.strength(0.4, 0.3, 0.5) * week) + draw.strength(0.5, 0.5, 0.8) * week
+    louder, added = draw.strength(0.4 * weekly, 0.3, 0.5), draw.strength(0.5 * weekly, 0.5, 0.8)
+    return size.exp() * day * (1 + louder * week) + added * week
 
 
 def _periods(draw: Draw) -> tuple[Tensor, Tensor]:
@@ -205,10 +210,10 @@ def _read(cycle_NK: Tensor, cycles_NT: Tensor) -> Tensor:
     return torch.lerp(closed.gather(1, left), closed.gather(1, left + 1), place - left)
 
 
-def _gaussian_process(draw: Draw, length: int) -> Tensor:
+def _gaussian_process(draw: Draw, length: int, longest_memory: float) -> Tensor:
     """White noise + Ornstein-Uhlenbeck + a power law, as the first half of a periodic process."""
     frequency = torch.arange(1, length + 1) / (2 * length)
-    memory = torch.exp(draw.uniform(0, math.log(200.0)))
+    memory = torch.exp(draw.uniform(0, math.log(longest_memory)))
     ou = 1 / (1 + (2 * math.pi * frequency * memory) ** 2)
     wander = torch.exp(-draw.uniform(1.0, 3.5) * frequency.log())
     shares = torch.exp(2.5 * draw.normal(3))

@@ -51,7 +51,8 @@ def find_leakage(trained_on: str | None, rows: BenchmarkRows) -> Leakage:
     """Returns what a model trained on a data set has seen of a benchmark.
 
     Args:
-        trained_on: the checkpoint's ``dataset``: a name of the catalog, a benchmark's name, or ``"synthetic"``.
+        trained_on: the checkpoint's ``dataset``: a name of the catalog, a benchmark's name, ``"synthetic"``, or several
+            of them joined by ``+``, of which one may be of ETT.
         rows: what is tested.
 
     Example:
@@ -60,9 +61,10 @@ def find_leakage(trained_on: str | None, rows: BenchmarkRows) -> Leakage:
     """
     if trained_on is None:
         return Leakage(trained_on_this_dataset=None, testdata_leakage=None)
-    if trained_on in ETT_HOURS:
-        seen = ETT_HOURS[trained_on]
+    parts = trained_on.split("+")
+    if ett := [part for part in parts if part in ETT_HOURS]:
+        seen = ETT_HOURS[ett[0]]
         shared = [(seen[name], first) for name, first in rows.first_hour.items() if name in seen]
         return Leakage(trained_on_this_dataset=bool(shared), testdata_leakage=any(end > first for end, first in shared))
     # Every other set is split as it is published, and its test part is the one tested.
-    return Leakage(trained_on_this_dataset=trained_on in rows.datasets, testdata_leakage=False)
+    return Leakage(trained_on_this_dataset=any(part in rows.datasets for part in parts), testdata_leakage=False)

@@ -1,9 +1,11 @@
 """Layers: small modules built on the operators; parameter names are the published ones."""
 
+from madzoo.layers.delta_net import DeltaNet
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.hydra import Hydra
 from madzoo.layers.linear import Linear
 from madzoo.layers.linoss import LinOSS
+from madzoo.layers.long_conv import LongConv
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.mamba2 import Mamba2
 from madzoo.layers.mamba3 import Mamba3
@@ -23,11 +25,13 @@ __all__ = [
     "S4ND",
     "S5",
     "SS2D",
+    "DeltaNet",
     "DropPath",
     "GatedRMSNorm",
     "Hydra",
     "LinOSS",
     "Linear",
+    "LongConv",
     "Mamba",
     "Mamba2",
     "Mamba3",

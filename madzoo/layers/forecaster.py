@@ -34,6 +34,7 @@ class Forecaster(nn.Module):
         quantile_levels: strictly increasing levels in (0, 1).
         num_channels: number of channels the model is made for, None for any.
         supports_covariates: which of :data:`COVARIATES` the model takes beside the past; none by default.
+        asks_season: whether the model must be told how many steps a season has, see :func:`with_seasonality`.
     """
 
     context_length: int
@@ -41,6 +42,7 @@ class Forecaster(nn.Module):
     quantile_levels: tuple[float, ...]
     num_channels: int | None = None
     supports_covariates: frozenset[str] = frozenset()
+    asks_season: bool = False
 
     def predict(
         self,

@@ -26,6 +26,7 @@ class SeasonGrid:
         seasonality: steps of the series in a season, m.
 
     Attributes:
+        past, future: as above.
         context_length, prediction_length: steps of the series that the grid has room for, before and after.
         is_identity: whether series and grid are the same.
 
@@ -44,7 +45,7 @@ class SeasonGrid:
     def __init__(self, *, slots: int, past: int, future: int, seasonality: int) -> None:
         if isinstance(seasonality, bool) or not isinstance(seasonality, int) or seasonality < 1:
             raise ConfigError("seasonality is a whole number of steps, at least 1.", asked=seasonality)
-        self.past = past
+        self.past, self.future = past, future
         self.is_identity = seasonality >= slots
         scale = 1.0 if self.is_identity else SEASONLESS if seasonality == 1 else slots / seasonality
         self.context_length, self.prediction_length = int(past / scale), int(future / scale)

@@ -1,6 +1,7 @@
 """Operators: tensor in, tensor out. The reference stands beside every fast path; one dispatcher chooses."""
 
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
+from madzoo.ops.delta_rule import delta_rule, delta_rule_step
 from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_bilinear, discretize_euler, discretize_zoh
 from madzoo.ops.gated_mean import gated_mean
@@ -20,6 +21,8 @@ __all__ = [
     "accumulate_angles",
     "causal_conv1d",
     "causal_conv1d_step",
+    "delta_rule",
+    "delta_rule_step",
     "diagonal_init",
     "diagonal_scan",
     "discretize_bilinear",

@@ -7,7 +7,7 @@ the same weights, to the bit, on the same machine and thread count.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -224,8 +224,8 @@ class _Run:
         state = self.files.load()
         if state is None:
             return
-        stored = {"layer_decay": 1.0, **state["recipe"]}  # recipes once had no such entry
-        changed = sorted(k for k, v in self.recipe.to_dict().items() if v != stored.get(k))
+        unstated = {field.name: field.default for field in fields(Recipe)}  # entries that recipes once did not have
+        changed = sorted(k for k, v in self.recipe.to_dict().items() if v != state["recipe"].get(k, unstated[k]))
         if changed:
             raise CheckpointError(
                 f"the run folder holds a run of another recipe ({', '.join(changed)} differ).",

@@ -24,6 +24,8 @@ class Recipe:
         name: ``arch.tag`` of the checkpoint to make.
         dataset: a name of :mod:`madzoo.data.catalog`, or of a generator in :mod:`madzoo.data.series_steps`.
         model_args: overrides of the tag's configuration, for ablations.
+        start: ``arch.tag`` of the weights to begin with, of the same family, adapted to the configuration as
+            :func:`madzoo.factory.create_model` adapts them; empty: random weights.
         epochs: passes over the training part; of a generator an epoch is ``steps_per_epoch`` fresh batches.
         steps_per_epoch: 0 takes all full batches of the training part.
         batch_size: samples (for series: windows of all channels) per step, over all processes together.
@@ -37,6 +39,8 @@ class Recipe:
         crop_padding, flip: random crops after padding by so many pixels; random horizontal flips.
         precision: one of :data:`PRECISIONS`; bf16 is autocast.
         select: ``"best"`` ships the weights with the best validation score, ``"last"`` those of the last step.
+        refit: also train on the validation rows of a table, once they have chosen everything else; the validation then
+            says nothing, so ``select`` must be ``"last"`` and ``patience`` 0.
         patience: validations without improvement before the run ends; 0: never.
         save_every, log_every: steps between resumable points and between log lines.
         workers: processes that prepare batches; the result does not depend on it.
@@ -46,6 +50,7 @@ class Recipe:
     name: str
     dataset: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
     epochs: int
     steps_per_epoch: int = 0
     batch_size: int
@@ -66,6 +71,7 @@ class Recipe:
     flip: bool = False
     precision: str = "fp32"
     select: str = "last"
+    refit: bool = False
     patience: int = 0
     save_every: int = 100
     log_every: int = 50
@@ -86,6 +92,9 @@ class Recipe:
         if not 0 <= self.min_lr <= self.lr or not 0 <= self.ema_decay < 1:
             found = f"lr={self.lr}, min_lr={self.min_lr}, ema_decay={self.ema_decay}"
             raise ConfigError("0 <= min_lr <= lr and 0 <= ema_decay < 1 must hold.", asked=found)
+        if self.refit and (self.select != "last" or self.patience):
+            found = f"select={self.select!r}, patience={self.patience}"
+            raise ConfigError("rows that are trained on choose nothing.", asked=found, todo="select: last, patience: 0")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError("layer_decay must be above 0 and at most 1.", asked=f"layer_decay={self.layer_decay}")
 

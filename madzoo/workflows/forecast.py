@@ -67,8 +67,8 @@ def forecast(
         target: the column or columns to forecast. Where the default name does not exist: every other column.
         freq: the step, such as "h" or "MS", or a number for integer time; None: the most common step. Rows that lie on
             no regular grid are then taken as equally spaced, and a warning says so.
-        seasonality: steps of a season, for models that ask for one; a warning tells where the model does not. None: the
-            model's own, or for ``season_s4d`` what is usual for the step (:func:`madzoo.data.time_grid.season_of`).
+        seasonality: steps of a season, for models that ask for one; a warning tells where the model does not. None:
+            what is usual for the step (:func:`madzoo.data.time_grid.season_of`) where the model asks, else its own.
         past_covariates: columns that are known as long as the target, for a model that supports ``"past"``.
         static_covariates: columns with one value a series, for a model that supports ``"static"``.
         covariate_regression: take out of each series what the columns of ``future_df`` explain by a ridge regression on
@@ -189,10 +189,10 @@ def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | Non
 def _with_season(model: Forecaster, seasonality: int | None, series: Sequence[Series]) -> Forecaster:
     """Returns a model with the season it is told, sharing the weights; the one given keeps its own.
 
-    A model that lays series out by their season is told that of the first series' step, where the caller says none.
+    A model that asks for its season is told that of the first series' step, where the caller says none.
     """
     if seasonality is None:
-        return with_seasonality(model, season_of(series[0].step)) if hasattr(model, "grid") else model
+        return with_seasonality(model, season_of(series[0].step)) if model.asks_season else model
     if not hasattr(model, "seasonality"):
         logger.warning("%s finds seasons itself: seasonality=%s is not used.", type(model).__name__, seasonality)
     return with_seasonality(model, seasonality)

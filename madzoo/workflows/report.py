@@ -13,7 +13,7 @@ from madzoo.checkpoint.card import check_card, write_card
 from madzoo.checkpoint.folder import Checkpoint, find_bundled, read_folder
 from madzoo.checkpoint.report_files import GEOMETRY_FILE, QUANTIZATION_FILE, read_report, write_report
 from madzoo.data.catalog import data_dir as find_data_dir
-from madzoo.data.series_steps import GENERATORS
+from madzoo.data.series_steps import generator_and_recordings
 from madzoo.errors import CheckpointError, ConfigError
 from madzoo.factory import create_model, model_info
 from madzoo.geometry import GeometryReport
@@ -160,7 +160,7 @@ class _Subject:
         if present is None:
             return True
         wanted: dict[str, Any] = {"schema": schema, "weights_sha256": self.checkpoint.sha256, **self.settings}
-        if self.settings["dataset"] in GENERATORS or find_data_dir(self.data_dir) is not None:
+        if generator_and_recordings(self.settings["dataset"])[0] or find_data_dir(self.data_dir) is not None:
             wanted["fingerprint"] = self.data.fingerprint
         stated = _flat(present)
         return any(stated.get(key) != value for key, value in wanted.items())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from madzoo.data.catalog import DatasetSpec, find_dataset
 from madzoo.data.images import image_batches
 from madzoo.data.load import load_image_split
-from madzoo.data.series_steps import GENERATORS, SyntheticSteps
+from madzoo.data.series_steps import SyntheticSteps, generator_and_recordings
 from madzoo.data.windows import Borders, split_windows
 from madzoo.errors import ConfigError
 from madzoo.geometry.jacobian import count_parameters
@@ -68,8 +68,9 @@ def load_report_data(
         DataError: when the data cannot be read.
     """
     draw = np.random.default_rng(seed)
-    if dataset in GENERATORS:
-        return _synthetic(model, dataset, split=split, seed=seed)
+    generator, _ = generator_and_recordings(dataset)
+    if generator is not None:
+        return _synthetic(model, generator, split=split, seed=seed)
     spec = find_dataset(dataset)
     check_task(model, spec)
     named = {"dataset": dataset, "split": split, "seed": seed}

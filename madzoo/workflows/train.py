@@ -9,8 +9,7 @@ from torch import nn
 
 from madzoo.checkpoint.folder import write_folder
 from madzoo.data.catalog import find_dataset
-from madzoo.data.series_steps import GENERATORS
-from madzoo.errors import UnknownModelError
+from madzoo.errors import ConfigError, UnknownModelError
 from madzoo.factory import create_model, model_info
 from madzoo.registry import ModelSpec, PretrainedCfg
 from madzoo.training.loop import TrainingResult, make_accelerator
@@ -60,6 +59,8 @@ def train(
     model_args = {**(spec.weights[tag].model_args if tag in spec.weights else {}), **recipe.model_args}
     torch.manual_seed(recipe.seed)
     model = create_model(arch, **model_args)
+    if recipe.start:
+        model.load_state_dict(_started(recipe, spec, model).state_dict())
     folder = Path(run_dir or f"runs/{recipe.name}-seed{recipe.seed}")
     accelerator = make_accelerator()
     processes = {"rank": accelerator.process_index, "world": accelerator.num_processes}
@@ -82,6 +83,15 @@ def train(
     return result
 
 
+def _started(recipe: Recipe, spec: ModelSpec, model: Any) -> nn.Module:
+    """Loads the weights that a recipe starts from, in the shapes of its own model."""
+    family = model_info(recipe.start).family
+    if family != spec.family:
+        raise ConfigError(f"weights of {family} do not start a {spec.family}.", asked=recipe.start)
+    config = {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}
+    return create_model(recipe.start, pretrained=True, **config)
+
+
 def _golden(model: nn.Module, result: TrainingResult, example: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     model.load_state_dict(dict(result.state))
     with torch.inference_mode():
@@ -91,7 +101,7 @@ def _golden(model: nn.Module, result: TrainingResult, example: torch.Tensor) -> 
 def _pretrained_cfg(spec: ModelSpec, tag: str, recipe: Recipe) -> dict[str, Any]:
     if tag in spec.weights:
         cfg = spec.weights[tag]
-    elif recipe.dataset in GENERATORS or spec.task != "image-classification":
+    elif spec.task != "image-classification":
         cfg = PretrainedCfg(license="apache-2.0", dataset=recipe.dataset)
     else:
         data = find_dataset(recipe.dataset)

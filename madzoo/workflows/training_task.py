@@ -1,5 +1,6 @@
 """What a recipe's data set and task mean for the training loop: batches by step, a loss, a validation."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from madzoo.data.catalog import DatasetSpec, find_dataset
 from madzoo.data.images import Augmentation, ImageSteps, image_batches
-from madzoo.data.load import load_image_split, load_table
-from madzoo.data.series_steps import GENERATORS, SyntheticSteps, WindowSteps
+from madzoo.data.load import load_image_split, load_recordings, load_table
+from madzoo.data.recordings import Recordings
+from madzoo.data.series_steps import SyntheticSteps, WindowSteps, generator_and_recordings
 from madzoo.data.windows import Borders, Windows, split_windows
 from madzoo.errors import ConfigError
 from madzoo.training.loop import StepSource
@@ -55,8 +57,9 @@ def training_task(
     if recipe.batch_size % world:
         raise ConfigError(f"batch_size {recipe.batch_size} does not divide among {world} processes.", asked=recipe.name)
     share = {"batch_size": recipe.batch_size, "seed": recipe.seed, "rank": rank, "world": world}
-    if recipe.dataset in GENERATORS:
-        return _synthetic(model, recipe, share)
+    generator, recorded = generator_and_recordings(recipe.dataset)
+    if generator is not None:
+        return _synthetic(model, recipe, generator, _recordings(recorded, folder), share)
     spec = find_dataset(recipe.dataset)
     task = getattr(model, "task", None)
     if task != spec.task or (recipe.loss == "cross_entropy") != (task == "image-classification"):
@@ -94,6 +97,8 @@ def _series(
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
     lengths["seasonality"] = spec.seasonality if spec.in_seasonal_errors else None
     train, held_out = (split_windows(values, borders, part, **lengths) for part in ("train", "validation"))
+    if recipe.refit:
+        train = dataclasses.replace(train, stop=held_out.stop)
     levels = model.quantile_levels
     return TrainingTask(
         source=WindowSteps(train, **share),
@@ -103,15 +108,23 @@ def _series(
     )
 
 
-def _synthetic(model: Any, recipe: Recipe, share: dict[str, int]) -> TrainingTask:
+def _recordings(name: str | None, folder: Path | str | None) -> Recordings | None:
+    return None if name is None else Recordings(load_recordings(find_dataset(name), folder=folder))
+
+
+def _synthetic(
+    model: Any, recipe: Recipe, generator: str, recordings: Recordings | None, share: dict[str, int]
+) -> TrainingTask:
     if recipe.loss == "cross_entropy" or recipe.steps_per_epoch < 1:
         raise ConfigError("synthetic series need a forecasting loss and steps_per_epoch.", asked=recipe.name)
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
-    held_out = SyntheticSteps(recipe.dataset, **lengths, batch_size=256, steps_per_epoch=1, seed=VALIDATION_SEED)
+    held_out = SyntheticSteps(generator, **lengths, batch_size=256, steps_per_epoch=1, seed=VALIDATION_SEED)
     batches = [held_out[step] for step in range(VALIDATION_SERIES // 256)]
     levels = model.quantile_levels
     return TrainingTask(
-        source=SyntheticSteps(recipe.dataset, **lengths, steps_per_epoch=recipe.steps_per_epoch, **share),
+        source=SyntheticSteps(
+            generator, **lengths, steps_per_epoch=recipe.steps_per_epoch, recordings=recordings, **share
+        ),
         loss=_forecast_loss(recipe, levels),
         validate=lambda model: score_forecaster(model, batches, levels),
         example=batches[0][0][:2],

@@ -11,6 +11,7 @@ from madzoo.models.series.direct import NINE_LEVELS, KeepUnits
 from madzoo.models.series.dlinear import DLinearConfig
 from madzoo.models.series.itransformer import ITransformerConfig
 from madzoo.models.series.linoss import LinOSSConfig
+from madzoo.models.series.longconv_delta import LongConvDeltaConfig
 from madzoo.models.series.patch_mamba import PatchMambaConfig
 from madzoo.models.series.patch_s4d import PatchS4DConfig
 from madzoo.models.series.patchtst import PatchTSTConfig
@@ -43,6 +44,14 @@ FAMILIES = {
         [
             LinOSSConfig(**TRUNK, d_state=3),
             LinOSSConfig(**TRUNK, d_state=3, discretization="IMEX", bidirectional=False),
+        ],
+    ),
+    "longconv_delta": (
+        "longconv_delta_nano_512_96",
+        [
+            LongConvDeltaConfig(**LENGTHS, patch_size=5, d_model=6, num_heads=3),
+            LongConvDeltaConfig(**LENGTHS, patch_size=1, d_model=4, num_heads=1, depth=3, state_weaving=False),
+            LongConvDeltaConfig(**LENGTHS, patch_size=4, d_model=6, num_heads=2, depth=2, sign_average=True),
         ],
     ),
     "patchtst": ("patchtst_tiny_512_96", [PatchTSTConfig(**TRUNK, num_heads=3)]),

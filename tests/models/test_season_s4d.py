@@ -1,13 +1,16 @@
 """SeasonS4D: one network for every frequency, told by the season; anchors that are what they say."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 
-from madzoo.errors import ConfigError
+from madzoo.errors import CheckpointError, ConfigError
 from madzoo.layers.forecaster import with_seasonality
 from madzoo.layers.series_scaler import SeriesScaler
-from madzoo.models.series.season_s4d import SeasonS4D, SeasonS4DConfig
+from madzoo.models.series.flowstate import FlowState, FlowStateConfig
+from madzoo.models.series.season_s4d import SeasonS4D, SeasonS4DConfig, adapt_season_weights
 from madzoo.workflows.forecast import forecast
 
 SMALL = SeasonS4DConfig(
@@ -71,7 +74,15 @@ def test_refuses_what_is_no_season(model):
         model.seasonality = 2.5
 
 
-def test_a_table_tells_the_season(model):
+FLOW = FlowStateConfig(
+    context_length=192, prediction_length=48, d_model=8, depth=1, d_state=8, quantile_levels=(0.1, 0.5, 0.9)
+)
+
+
+@pytest.mark.parametrize("build", [lambda: SeasonS4D(SMALL), lambda: FlowState(FLOW)])
+def test_a_table_tells_the_season(build):
+    torch.manual_seed(0)
+    model = build().double().eval()
     x = torch.randn(60, dtype=torch.float64)
     table = pd.DataFrame({"timestamp": pd.date_range("2020-01-01", periods=60, freq="MS"), "target": x.numpy()})
     found = forecast(model, table, prediction_length=6, quantile_levels=(0.5,))["predictions"]
@@ -79,3 +90,52 @@ def test_a_table_tells_the_season(model):
     torch.testing.assert_close(torch.tensor(found.to_numpy()), expected[0, :, 0, 1])
     other = forecast(model, table, prediction_length=6, quantile_levels=(0.5,), seasonality=4)["predictions"]
     assert (found - other).abs().min() > 1e-6
+
+
+def test_means_of_seasons_are_anchors_too():
+    torch.manual_seed(0)
+    model = SeasonS4D(replace(SMALL, context_length=240, prediction_length=168, mean_anchors=True)).double()
+    x = torch.randn(1, 240, dtype=torch.float64)
+    x[0, 72:96] = torch.nan  # the fourth of ten seasons
+    x[0, 5::24] = torch.nan  # a slot that is never observed
+    scaled = SeriesScaler()(x)
+    recent, same_day, every = model.anchors(scaled)[0, 3:].unflatten(1, (7, 24))
+    seasons = scaled.values[0].unflatten(0, (10, 24))
+    there, slots = [0, 1, 2, 4, 5, 6, 7, 8, 9], torch.arange(24) != 5
+    for day in range(7):
+        torch.testing.assert_close(recent[day][slots], seasons[4:].mean(0)[slots])
+        torch.testing.assert_close(every[day][slots], seasons[there].mean(0)[slots])
+    # Days of a week ago, and a week before them as far as the context reaches; the fourth season has no other.
+    for day, of_day in enumerate(([3], [4], [5], [6], [0, 7], [1, 8], [2, 9])):
+        expected = seasons[of_day].mean(0) if day else seasons[9]
+        torch.testing.assert_close(same_day[day][slots], expected[slots])
+    assert torch.equal(recent[:, 5], scaled.last[0].expand(7)) and torch.equal(every[:, 5], recent[:, 5])
+
+
+def test_the_mirrored_series_has_the_mirrored_forecast():
+    torch.manual_seed(0)
+    model = SeasonS4D(replace(SMALL, sign_average=True)).double().eval()
+    x = torch.randn(2, 150, 3, dtype=torch.float64)
+    x[0, 100:110] = torch.nan
+    torch.testing.assert_close(model(-x), -model(x).flip(-1))
+    plain = SeasonS4D(SMALL).double().eval()
+    plain.load_state_dict(model.state_dict())
+    torch.testing.assert_close(model(x), (plain(x) - plain(-x).flip(-1)) / 2)
+    model.train()
+    torch.testing.assert_close(model(x), plain(x))
+
+
+def test_weights_fit_a_longer_context_and_more_anchors(model):
+    target = replace(SMALL, context_length=264, mean_anchors=True, sign_average=True)
+    longer = SeasonS4D(target).double().eval()
+    longer.load_state_dict(adapt_season_weights(model.state_dict(), SMALL, target))
+    reader = longer.head.bottleneck[0].weight
+    assert reader[:, : 3 * 8].abs().max() == 0 and torch.equal(reader[:, 3 * 8 :], model.head.bottleneck[0].weight)
+    assert torch.equal(longer.pos_embed[:4], model.pos_embed[:1].expand(4, 8))
+    gates = longer.head.gate(torch.zeros(SMALL.bottleneck, dtype=torch.float64)).sigmoid().view(6, 48)
+    assert gates[3:].max() < 0.02
+    same = adapt_season_weights(model.state_dict(), SMALL, replace(SMALL, sign_average=True))
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in same.items())
+    for field, value in (("context_length", 168), ("context_length", 200), ("d_model", 16)):
+        with pytest.raises(CheckpointError):
+            adapt_season_weights(model.state_dict(), SMALL, replace(SMALL, **{field: value}))

@@ -28,6 +28,8 @@ def test_file_round_trip(tmp_path):
         ({"min_lr": 0.2}, "min_lr"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"workers": -1}, "at least 0"),
+        ({"refit": True, "select": "best"}, "choose nothing"),
+        ({"refit": True, "patience": 2}, "choose nothing"),
     ],
 )
 def test_bad_entries_are_named(change, word):

@@ -150,6 +150,7 @@ def test_covariates_reach_the_models_that_take_them(caplog):
         (lambda past, future: (past, future.iloc[:-1]), "no row for series 1 at 2024-01-01 15:00"),
         (lambda past, future: (past, future.assign(price=[np.nan, *future["price"][1:]])), "is empty at a step"),
         (lambda past, future: (past, pd.concat([future, future])), "twice"),
+        (lambda past, future: (past, pd.concat([future, future.assign(item_id=3)])), "the past lacks: 3"),
         (lambda past, future: (past.drop(columns="price"), future), "no column 'price'"),
         (lambda past, future: (past, future.drop(columns="timestamp")), "no time stamp column"),
         (lambda past, future: (past.assign(size=np.arange(24)), future), "'size' changes within series 1"),

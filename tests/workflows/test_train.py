@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from madzoo.checkpoint.card import check_card
-from madzoo.errors import ConfigError, UnknownModelError
+from madzoo.errors import ConfigError, DataError, UnknownModelError
 from madzoo.factory import create_model
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.train import train
+from madzoo.workflows.training_task import training_task
 
 SERIES = {
     "name": "patch_s4d_nano_336_96.tiny", "dataset": "etth1", "epochs": 1, "batch_size": 2048, "lr": 1e-3,
@@ -89,3 +90,42 @@ def test_misfits_are_refused(tmp_path, data):
         train(Recipe.from_dict({**SERIES, "name": "patch_s4d_nano_336_96"}), run_dir=tmp_path, data_dir=data)
     with pytest.raises(ConfigError, match="smaller than one batch"):
         train(Recipe.from_dict({**SERIES, "batch_size": 10**6}), run_dir=tmp_path, data_dir=data)
+
+
+def test_starts_from_the_weights_of_its_family(tmp_path, data):
+    values = {**SERIES, "name": "patch_s4d_nano_512_96.tiny", "start": "patch_s4d_nano_512_96.etth1"}
+    values |= {"lr": 1e-9, "ema_decay": 0.0, "model_args": {"dropout": 0.0}}
+    state = train(Recipe.from_dict(values), run_dir=tmp_path / "a", data_dir=data, reports=False).state
+    begun = create_model("patch_s4d_nano_512_96.etth1", pretrained=True).state_dict()
+    assert all((state[name] - begun[name]).abs().max() < 1e-6 for name in begun)
+    fresh = train(Recipe.from_dict({**values, "start": ""}), run_dir=tmp_path / "b", data_dir=data, reports=False).state
+    assert (fresh["patch_embed.weight"] - begun["patch_embed.weight"]).abs().max() > 0.01
+    with pytest.raises(ConfigError, match="season_s4d do not start a patch_s4d"):
+        recipe = Recipe.from_dict({**values, "start": "season_s4d_base_672_192.zeroshot"})
+        train(recipe, run_dir=tmp_path / "c", data_dir=data, reports=False)
+
+
+def test_refitting_trains_on_the_validation_rows_in_the_same_units(data):
+    model = create_model("patch_s4d_nano_336_96", **SERIES["model_args"])
+    chosen, refitted = (
+        training_task(model, Recipe.from_dict({**SERIES, "batch_size": 64, "refit": refit}), folder=data).source.windows
+        for refit in (False, True)
+    )
+    assert len(refitted) - len(chosen) == 2880  # the validation rows of ETTh1
+    assert torch.equal(refitted.values, chosen.values)
+    assert refitted[-1][1].shape == (8, 1) and refitted.stop == 11520
+
+
+def test_recordings_beside_a_generator(tmp_path):
+    hours = np.arange(8000)
+    table = pd.DataFrame({"item_id": ["a"], "target": [np.sin(hours * 0.26) + np.cos(hours * 0.011)]})
+    (tmp_path / "citylearn").mkdir()
+    table.to_parquet(tmp_path / "citylearn" / "hourly.parquet")
+    values = {**SERIES, "name": "season_s4d_small_672_192.tiny", "dataset": "synthetic-frequencies-long+citylearn"}
+    values |= {"model_args": {"d_model": 4, "depth": 1, "bottleneck": 4}, "steps_per_epoch": 2, "batch_size": 16}
+    result = train(Recipe.from_dict(values), run_dir=tmp_path / "a", data_dir=tmp_path, reports=False)
+    plain = {**values, "dataset": "synthetic-frequencies-long"}
+    other = train(Recipe.from_dict(plain), run_dir=tmp_path / "b", data_dir=tmp_path, reports=False)
+    assert result.finished and any(not torch.equal(result.state[name], other.state[name]) for name in other.state)
+    with pytest.raises(DataError, match="lacks citylearn"):
+        train(Recipe.from_dict(values), run_dir=tmp_path / "c", data_dir=tmp_path / "a", reports=False)

@@ -3,8 +3,10 @@
 from madzoo.models.series import (
     bi_mamba_plus,
     dlinear,
+    flowstate,
     itransformer,
     linoss,
+    longconv_delta,
     patch_mamba,
     patch_s4d,
     patchtst,
@@ -18,8 +20,10 @@ from madzoo.models.series import (
 __all__ = [
     "bi_mamba_plus",
     "dlinear",
+    "flowstate",
     "itransformer",
     "linoss",
+    "longconv_delta",
     "patch_mamba",
     "patch_s4d",
     "patchtst",

@@ -2,17 +2,22 @@
 
 The series is laid out on a grid on which a season has 24 steps whatever its frequency (:class:`SeasonGrid`), and the
 network of :mod:`madzoo.models.series.patch_s4d` forecasts on that grid, a patch being a season. What the last season
-held at each step is an anchor of the forecast, beside the last value. An architecture of this project.
+held at each step is an anchor of the forecast, beside the last value; a larger form also has means of many seasons for
+anchors, and averages the forecasts of a series and of its mirror image. An architecture of this project.
 
-Axes: B series (batch times channels), G steps of the grid, C channels, A anchors, H horizon, Q quantiles.
+Axes: B series (batch times channels), G steps of the grid, C channels, A anchors, H horizon, Q quantiles, K seasons,
+S slots (steps of the grid in a season).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from madzoo.errors import CheckpointError
 from madzoo.layers.season_grid import SeasonGrid
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register_forecasters
@@ -23,6 +28,7 @@ from madzoo.registry import PretrainedCfg
 __all__ = ["SeasonS4D", "SeasonS4DConfig"]
 
 WEEK = 7  # seasons
+SHUT = -4.0  # bias of a new anchor's gate: it begins nearly shut
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +37,19 @@ class SeasonS4DConfig(PatchS4DConfig):
 
     Attributes:
         context_length, prediction_length: steps of the grid, whole seasons.
+        mean_anchors: three more anchors, the mean season of the last seven, of all, and of every seventh, as the same
+            day of the week.
+        sign_average: outside training, average with the mirrored forecast of the mirrored series, at twice the cost;
+            so the forecast of -x is exactly the mirror image of the forecast of x.
 
     The other fields are those of :class:`PatchS4DConfig`.
 
     Raises:
         ConfigError: when a value lies outside its range.
     """
+
+    mean_anchors: bool = False
+    sign_average: bool = False
 
 
 class SeasonS4D(PatchS4D):
@@ -61,6 +74,7 @@ class SeasonS4D(PatchS4D):
     """
 
     config: SeasonS4DConfig
+    asks_season = True
 
     def __init__(self, config: SeasonS4DConfig) -> None:
         super().__init__(config)
@@ -88,41 +102,115 @@ class SeasonS4D(PatchS4D):
         check_past_values(past_values, None)
         return self.grid.read(super().forward(self.grid.lay_out(past_values)))
 
+    def forecast_scaled(self, scaled: ScaledSeries, channels: int) -> Tensor:
+        """Returns the sorted quantiles of scaled series, averaged with the mirror image's where the model does so.
+
+        Shapes: values and observed [B, L] -> [B, H, Q].
+        """
+        y_BHQ = super().forecast_scaled(scaled, channels)
+        if self.training or not self.config.sign_average:
+            return y_BHQ
+        mirrored = scaled._replace(values=-scaled.values, last=-scaled.last)
+        return 0.5 * (y_BHQ - super().forecast_scaled(mirrored, channels).flip(-1))
+
     @staticmethod
     def num_anchors(config: Any) -> int:
         """Returns how many values :meth:`anchors` gives."""
-        return 3
+        return 6 if config.mean_anchors else 3
 
     def anchors(self, scaled: ScaledSeries) -> Tensor:
         """Returns the last value and, step by step, the last season and what was seven seasons ago, as last week.
 
-        Shapes: -> [B, 3, H].
+        With ``mean_anchors`` also the mean of the last seven seasons, of every seventh one, and of all; each counts
+        what was observed, and is the anchor before it where nothing was.
+
+        Shapes: -> [B, A, H].
         """
         slots, horizon = self.config.patch_size, self.config.prediction_length
         seasons_BKS = scaled.values.unflatten(1, (-1, slots))
         observed_BKS = scaled.observed.unflatten(1, (-1, slots))
-        order = torch.arange(1, seasons_BKS.shape[1] + 1, device=scaled.values.device).unsqueeze(-1)
-        latest_B1S = (observed_BKS * order).argmax(1, keepdim=True)
-        season_BS = seasons_BKS.gather(1, latest_B1S).squeeze(1)
-        season_BS = torch.where(observed_BKS.any(1), season_BS, scaled.last)
+        season_BS = _latest(seasons_BKS, observed_BKS, otherwise=scaled.last)
         last_week = (slice(None), slice(-WEEK, None))
         week_BWS = torch.where(observed_BKS[last_week], seasons_BKS[last_week], season_BS.unsqueeze(1))
-        repeats = -(-horizon // (WEEK * slots))
-        week_BH = week_BWS.flatten(1).repeat(1, repeats)[:, :horizon]
-        return torch.stack([scaled.last.expand(-1, horizon), season_BS.repeat(1, horizon // slots), week_BH], dim=1)
+        found = [season_BS, week_BWS.flatten(1)]
+        if self.config.mean_anchors:
+            recent_BS = _mean(seasons_BKS[last_week], observed_BKS[last_week], otherwise=season_BS)
+            same_BWS = _mean(*map(_by_weekday, (seasons_BKS, observed_BKS)), otherwise=week_BWS)
+            found += [recent_BS, same_BWS.flatten(1), _mean(seasons_BKS, observed_BKS, otherwise=recent_BS)]
+        return torch.stack([scaled.last.expand(-1, horizon), *(_repeat(x, horizon) for x in found)], dim=1)
 
 
-def _config(d_model: int, depth: int, bottleneck: int) -> SeasonS4DConfig:
+def _latest(x_BKS: Tensor, observed_BKS: Tensor, *, otherwise: Tensor) -> Tensor:
+    """The last observed value of every slot."""
+    order = torch.arange(1, x_BKS.shape[1] + 1, device=x_BKS.device).unsqueeze(-1)
+    latest_B1S = (observed_BKS * order).argmax(1, keepdim=True)
+    return torch.where(observed_BKS.any(1), x_BKS.gather(1, latest_B1S).squeeze(1), otherwise)
+
+
+def _mean(x: Tensor, observed: Tensor, *, otherwise: Tensor) -> Tensor:
+    """The mean of what was observed along the first axis behind the batch; missing values are 0 in x."""
+    count = observed.sum(1)
+    return torch.where(count > 0, x.sum(1) / count.clamp(min=1), otherwise)
+
+
+def _by_weekday(x_BKS: Tensor) -> Tensor:
+    """Cuts seasons into weeks that end with the last one, [B, weeks, 7, S]; what a first week lacks is missing."""
+    lacking = -x_BKS.shape[1] % WEEK
+    return pad(x_BKS, (0, 0, lacking, 0)).unflatten(1, (-1, WEEK))
+
+
+def _repeat(x_BT: Tensor, horizon: int) -> Tensor:
+    return x_BT.repeat(1, -(-horizon // x_BT.shape[1]))[:, :horizon]
+
+
+def adapt_season_weights(state: Mapping[str, Tensor], source: Any, target: Any) -> dict[str, Tensor]:
+    """Fits weights to a longer context and to new anchors; the network begins near the function that it was.
+
+    Seasons before the old context reach the head by weights of 0, and new anchors by gates that are nearly shut; what
+    changes is what the state space systems remember of the older seasons, and the scale.
+    Another horizon or dropout is adapted as in every patch forecaster.
+
+    Raises:
+        CheckpointError: on any other change, a shorter context or anchors that vanish.
+    """
+    seasons, left_over = divmod(target.context_length - source.context_length, source.patch_size)
+    anchors = SeasonS4D.num_anchors(target) - SeasonS4D.num_anchors(source)
+    if seasons < 0 or left_over or anchors < 0:
+        raise CheckpointError(
+            "these weights fit a longer context of whole seasons, and more anchors, only.",
+            asked=f"context_length={target.context_length}, mean_anchors={target.mean_anchors}",
+            looked=f"context_length={source.context_length}, mean_anchors={source.mean_anchors}",
+        )
+    grown = dict(state)
+    position, width = "pos_embed", source.d_model
+    grown[position] = torch.cat([state[position][:1].expand(seasons, -1), state[position]])
+    reader = next(name for name in ("head.bottleneck.0.weight", "head.projection.weight") if name in state)
+    grown[reader] = pad(state[reader], (seasons * width, 0))
+    more = anchors * source.prediction_length
+    grown["head.gate.weight"] = pad(state["head.gate.weight"], (0, 0, 0, more))
+    grown["head.gate.bias"] = pad(state["head.gate.bias"], (0, more), value=SHUT)
+    free = {name: getattr(target, name) for name in ("context_length", "mean_anchors", "sign_average")}
+    return adapt_patch_weights(grown, replace(source, **free), target)
+
+
+def _config(size: dict[str, int], context_length: int = 672, **more: bool) -> SeasonS4DConfig:
     return SeasonS4DConfig(
-        context_length=672, prediction_length=192, patch_size=24, patch_stride=24, quantile_levels=NINE_LEVELS,
-        linear_skip=False, last_value_gate=True, final_norm=False, d_model=d_model, depth=depth, bottleneck=bottleneck,
+        context_length=context_length, prediction_length=192, patch_size=24, patch_stride=24,
+        quantile_levels=NINE_LEVELS, linear_skip=False, last_value_gate=True, final_norm=False, **size, **more,
     )  # fmt: skip
 
+
+SMALL = {"d_model": 64, "depth": 3, "bottleneck": 128}
+BASE = {"d_model": 96, "depth": 4, "bottleneck": 160}
 
 register_forecasters(
     SeasonS4D,
     "season_s4d",
-    {"small_672_192": _config(64, 3, 128), "base_672_192": _config(96, 4, 160)},
-    adapt_weights=adapt_patch_weights,
+    {
+        "small_672_192": _config(SMALL),
+        "base_672_192": _config(BASE),
+        "base_1008_192": _config(BASE, 1008, mean_anchors=True, sign_average=True),
+    },
+    adapt_weights=adapt_season_weights,
     weights={"base_672_192": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies")}},
 )
