@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError
 
-__all__ = ["check_levels", "interpolate_quantiles", "mixture_quantiles"]
+__all__ = ["check_levels", "check_symmetric", "interpolate_quantiles", "mixture_quantiles"]
 
 SLACK = 1e-9  # 0.1 + 0.2 is asked for, 0.3 is meant
 
@@ -31,6 +31,16 @@ def check_levels(known: Sequence[float], asked: Sequence[float]) -> tuple[float,
             todo=f"quantile_levels={[known[0]] if len(known) == 1 else [known[0], 0.5, known[-1]]}, for instance",
         )
     return levels
+
+
+def check_symmetric(levels: Sequence[float]) -> None:
+    """Checks that levels are symmetric around 0.5, so that the mirrored quantiles of a series are those of its mirror.
+
+    Raises:
+        ConfigError: when they are not.
+    """
+    if any(abs(low + high - 1) > SLACK for low, high in zip(levels, reversed(levels), strict=True)):
+        raise ConfigError("sign_average mirrors the quantile levels, which must be symmetric.", asked=list(levels))
 
 
 def interpolate_quantiles(quantiles: Tensor, known: Sequence[float], asked: Sequence[float]) -> Tensor:

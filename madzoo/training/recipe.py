@@ -26,8 +26,9 @@ class Recipe:
         model_args: overrides of the tag's configuration, for ablations.
         start: ``arch.tag`` of the weights to begin with, of the same family, adapted to the configuration as
             :func:`madzoo.factory.create_model` adapts them; empty: random weights.
-        epochs: passes over the training part; of a generator an epoch is ``steps_per_epoch`` fresh batches.
-        steps_per_epoch: 0 takes all full batches of the training part.
+        epochs: passes over all full batches of the training part; of a generator an epoch is ``steps_per_epoch`` fresh
+            batches.
+        steps_per_epoch: of a generator.
         batch_size: samples (for series: windows of all channels) per step, over all processes together.
         lr, min_lr, warmup_steps: linear warm-up to ``lr``, then a cosine to ``min_lr``.
         layer_decay: learning rate of a layer over that of the next; below 1 for fine-tuning.

@@ -60,6 +60,10 @@ def training_task(
     generator, recorded = generator_and_recordings(recipe.dataset)
     if generator is not None:
         return _synthetic(model, recipe, generator, _recordings(recorded, folder), share)
+    if recipe.steps_per_epoch:
+        raise ConfigError(
+            "only a generator has steps_per_epoch; an epoch of other data is all of it.", asked=recipe.name
+        )
     spec = find_dataset(recipe.dataset)
     task = getattr(model, "task", None)
     if task != spec.task or (recipe.loss == "cross_entropy") != (task == "image-classification"):

@@ -47,7 +47,7 @@ FAMILIES = {
         ],
     ),
     "longconv_delta": (
-        "longconv_delta_nano_512_96",
+        "longconv_delta_small_512_96",
         [
             LongConvDeltaConfig(**LENGTHS, patch_size=5, d_model=6, num_heads=3),
             LongConvDeltaConfig(**LENGTHS, patch_size=1, d_model=4, num_heads=1, depth=3, state_weaving=False),

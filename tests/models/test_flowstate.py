@@ -57,7 +57,7 @@ def forecast_of_waves(model, *, rate, scale):
 
 
 def test_the_registered_names():
-    assert [f"flowstate_{size}_{rest}" for size in ("nano", "tiny") for rest in ("512_96", "672_192")] == NAMES
+    assert [f"flowstate_{size}_{rest}" for size in ("base", "small") for rest in ("512_96", "672_192")] == NAMES
     for name in NAMES:
         config = find_spec(name).config
         assert name.endswith(f"_{config.context_length}_{config.prediction_length}")
@@ -65,7 +65,7 @@ def test_the_registered_names():
         with torch.device("meta"):
             model = create_model(name)
         assert all(p.is_meta for p in model.parameters())
-        assert sum(p.numel() for p in model.parameters()) == (149_664 if "nano" in name else 965_184)
+        assert sum(p.numel() for p in model.parameters()) == (149_664 if "small" in name else 965_184)
 
 
 @pytest.mark.parametrize("config", FORMS)

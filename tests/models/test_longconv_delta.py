@@ -28,10 +28,10 @@ def past(length=63, seed=1):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("longconv_delta_nano_512_96", 182_504),
-        ("longconv_delta_nano_2048_96", 205_836),
-        ("longconv_delta_tiny_512_96", 494_964),
-        ("longconv_delta_tiny_2048_96", 534_936),
+        ("longconv_delta_small_512_96", 182_504),
+        ("longconv_delta_small_2048_96", 205_836),
+        ("longconv_delta_base_512_96", 494_964),
+        ("longconv_delta_base_2048_96", 534_936),
     ],
 )
 def test_sizes(name, parameters):

@@ -123,6 +123,8 @@ def test_the_mirrored_series_has_the_mirrored_forecast():
     torch.testing.assert_close(model(x), (plain(x) - plain(-x).flip(-1)) / 2)
     model.train()
     torch.testing.assert_close(model(x), plain(x))
+    with pytest.raises(ConfigError, match="symmetric"):
+        replace(SMALL, sign_average=True, quantile_levels=(0.1, 0.5))
 
 
 def test_weights_fit_a_longer_context_and_more_anchors(model):

@@ -316,7 +316,7 @@ def _config(context: int, horizon: int, **sizes: Any) -> FlowStateConfig:
     )  # fmt: skip
 
 
-SIZES = {"nano": {"d_model": 64, "depth": 3, "d_state": 64}, "tiny": {"d_model": 128, "depth": 6, "d_state": 128}}
+SIZES = {"small": {"d_model": 64, "depth": 3, "d_state": 64}, "base": {"d_model": 128, "depth": 6, "d_state": 128}}
 
 register_forecasters(
     FlowState,

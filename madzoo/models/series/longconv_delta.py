@@ -23,6 +23,7 @@ from madzoo.layers.delta_net import DeltaNet
 from madzoo.layers.linear import Linear
 from madzoo.layers.long_conv import LongConv
 from madzoo.layers.mlp import mlp
+from madzoo.layers.quantile_levels import check_symmetric
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.layers.weight_decay import named_by_layers
 from madzoo.models.series.direct import (
@@ -82,8 +83,8 @@ class LongConvDeltaConfig(DirectConfig):
             raise ConfigError("patch_size <= context_length and 0 <= dropout < 1 are needed.", asked=str(self))
         if self.d_model % self.num_heads:
             raise ConfigError("the heads do not divide the width.", asked=f"{self.num_heads} of {self.d_model}")
-        if self.sign_average and not _symmetric(self.quantile_levels):
-            raise ConfigError("sign_average mirrors the quantile levels.", asked=self.quantile_levels)
+        if self.sign_average:
+            check_symmetric(self.quantile_levels)
 
     @property
     def num_tokens(self) -> int:
@@ -270,10 +271,6 @@ def _act(matrices: Tensor, tensor: Tensor, axis: int) -> Tensor:
     return moved.reshape(rows.shape).movedim(0, axis)
 
 
-def _symmetric(levels: tuple[float, ...]) -> bool:
-    return all(abs(low + high - 1) < 1e-9 for low, high in zip(levels, reversed(levels), strict=True))
-
-
 register_forecasters(
     LongConvDelta,
     "longconv_delta",
@@ -281,7 +278,7 @@ register_forecasters(
         f"{size}_{context}_96": LongConvDeltaConfig(
             context_length=context, prediction_length=96, patch_size=patch_size, d_model=d_model
         )
-        for size, d_model in {"nano": 56, "tiny": 96}.items()
+        for size, d_model in {"small": 56, "base": 96}.items()
         for context, patch_size in {512: 4, 2048: 8}.items()
     },
     adapt_weights=horizon_adapter(HORIZON_TENSORS, ("prediction_length", "dropout", "sign_average")),

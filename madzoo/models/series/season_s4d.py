@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from madzoo.errors import CheckpointError
+from madzoo.layers.quantile_levels import check_symmetric
 from madzoo.layers.season_grid import SeasonGrid
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register_forecasters
@@ -45,11 +46,16 @@ class SeasonS4DConfig(PatchS4DConfig):
     The other fields are those of :class:`PatchS4DConfig`.
 
     Raises:
-        ConfigError: when a value lies outside its range.
+        ConfigError: when a value lies outside its range, or sign_average meets levels not symmetric around 0.5.
     """
 
     mean_anchors: bool = False
     sign_average: bool = False
+
+    def __post_init__(self) -> None:
+        PatchS4DConfig.__post_init__(self)  # super() does not find its class once a dataclass has slots
+        if self.sign_average:
+            check_symmetric(self.quantile_levels)
 
 
 class SeasonS4D(PatchS4D):
