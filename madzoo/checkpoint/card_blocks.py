@@ -126,7 +126,7 @@ def provenance(records: CardRecords) -> str:
     cfg = records.config.pretrained_cfg
     lines = {
         "licence of the weights": cfg.get("license") or "not stated",
-        "training data": cfg.get("dataset") or "not stated",
+        "training data": (cfg.get("dataset") or "not stated").replace("+", ", "),
         "sha256 of model.safetensors": f"`{records.weights_sha256}`",
         "written by": f"madzoo {records.config.madzoo_version}",
     }

@@ -84,7 +84,7 @@ def front_matter(records: CardRecords, *, by_hand: Mapping[str, Any]) -> dict[st
     """
     cfg = records.config.pretrained_cfg
     rows = records.evaluation.rows if records.evaluation else ()
-    names = [cfg.get("dataset"), *(row.settings.get("hub_id") or row.dataset for row in rows)]
+    names = [*(cfg.get("dataset") or "").split("+"), *(row.settings.get("hub_id") or row.dataset for row in rows)]
     generated = {
         "license": cfg.get("license"),
         "library_name": "madzoo",

@@ -147,11 +147,17 @@ def gift_config(
     }
 
 
-def write_leaderboards(rows: Sequence[ResultRow], folder: Path | str, *, model_type: str = "zero-shot") -> list[Path]:
+def write_leaderboards(rows: Sequence[ResultRow], folder: Path | str, *, model_type: str | None = None) -> list[Path]:
     """Writes results.json and results.md, and what the rows allow of fev's CSV and GIFT-Eval's two files.
 
     fev's file holds the tasks of fev-bench, ``fev/<model>.csv``; GIFT-Eval's every benchmark of series,
     ``gift_eval/<model>/``.
+
+    Args:
+        rows: of one model.
+        folder: made when absent.
+        model_type: one of :data:`GIFT_MODEL_TYPES`; None: ``"zero-shot"``, or ``"deep-learning"`` where a row's model
+            was trained on that row's data, or may have been.
 
     Raises:
         ConfigError: as :func:`gift_config`.
@@ -162,7 +168,8 @@ def write_leaderboards(rows: Sequence[ResultRow], folder: Path | str, *, model_t
     series = [row for row in rows if row.details]
     if series:
         name = re.sub(r"[^\w.-]+", "_", series[0].model)
-        config = gift_config(series, model_type=model_type)
+        trained = any(row.settings.get("trained_on_this_dataset") is not False for row in series)
+        config = gift_config(series, model_type=model_type or ("deep-learning" if trained else "zero-shot"))
         written[f"gift_eval/{name}/all_results.csv"] = _csv(GIFT_COLUMNS, [gift_row(row) for row in series])
         written[f"gift_eval/{name}/config.json"] = json.dumps(config, indent=4) + "\n"
         tasks = [fev_row(row) for row in series if row.dataset.startswith("fev-")]

@@ -77,7 +77,8 @@ def evaluate(
     if record_in is not None:
         record_rows(record_in, rows)
     if out is not None:
-        write_leaderboards(rows, out)
+        is_fitted = any(True for _ in model.parameters())
+        write_leaderboards(rows, out, model_type=None if is_fitted else "statistical")
     return rows
 
 

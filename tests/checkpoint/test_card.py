@@ -50,6 +50,20 @@ def test_the_hub_reads_the_front_matter(tmp_path: Path) -> None:
     assert data.to_dict()["geometry"] == front(render_card(tmp_path))["geometry"]
 
 
+def test_synthetic_series_and_recordings_are_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, image=False)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for dataset, words in (
+        ("synthetic-frequencies", "trained on synthetic series alone."),
+        ("synthetic-frequencies+citylearn", "trained on synthetic series and recordings of citylearn."),
+    ):
+        config["pretrained_cfg"]["dataset"] = dataset
+        write_json(tmp_path / "config.json", config)
+        text = render_card(tmp_path)
+        assert words in text and f"- training data: {dataset.replace('+', ', ')}" in text
+        assert front(text)["datasets"][: len(dataset.split("+"))] == dataset.split("+")
+
+
 def test_a_rank_that_the_sample_did_not_limit_is_a_number(tmp_path: Path) -> None:
     sha256 = make_folder(tmp_path)
     write_json(tmp_path / "geometry.json", geometry(sha256, rank=150, rows=20000))

@@ -96,6 +96,21 @@ def test_gift_eval_columns_are_those_of_its_files(tmp_path):
     assert all(path.is_file() for path in written)
 
 
+@pytest.mark.parametrize(
+    ("flag", "asked", "said"),
+    [
+        (True, None, "deep-learning"),
+        (None, None, "deep-learning"),
+        (False, None, "zero-shot"),
+        (True, "fine-tuned", "fine-tuned"),
+    ],
+)
+def test_the_type_follows_from_what_was_trained_on(tmp_path, flag, asked, said):
+    trained = row(settings=row().settings | {"trained_on_this_dataset": flag})
+    write_leaderboards([trained], tmp_path, model_type=asked)
+    assert json.loads((tmp_path / "gift_eval" / "a_model.tag" / "config.json").read_text())["model_type"] == said
+
+
 @pytest.mark.parametrize(("flag", "said"), [(True, "Yes"), (None, "Yes"), (False, "No")])
 def test_what_is_unknown_counts_as_seen(flag, said):
     flags = {"trained_on_this_dataset": flag, "testdata_leakage": flag}

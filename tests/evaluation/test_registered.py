@@ -41,6 +41,9 @@ def test_every_record_says_what_it_tests():
         ("fev-ett-1h", "ltsf-etth2-720", True, True),
         ("weather", "ltsf-weather-96", True, False),
         ("weather", "monash-nn5-daily", False, False),
+        ("synthetic-frequencies-long+citylearn", "fev-ett-1h", False, False),
+        ("synthetic+weather", "ltsf-weather-96", True, False),
+        ("synthetic+etth1", "fev-ett-1d", True, True),
         (None, "monash-nn5-daily", None, None),
     ],
 )

@@ -138,6 +138,16 @@ def test_weights_fit_a_longer_context_and_more_anchors(model):
     assert gates[3:].max() < 0.02
     same = adapt_season_weights(model.state_dict(), SMALL, replace(SMALL, sign_average=True))
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in same.items())
+    later = replace(SMALL, prediction_length=240)
+    further = SeasonS4D(later).double().eval()
+    further.load_state_dict(adapt_season_weights(model.state_dict(), SMALL, later))
+    x = torch.randn(2, 192, 1, dtype=torch.float64)
+    torch.testing.assert_close(further(x)[:, :48], model(x))
+    rows, gates = further.head.projection.weight.view(240, 3, 8), further.head.gate.bias.view(3, 240)
+    assert torch.equal(rows[48:96], rows[:48]) and torch.equal(gates[:, 48:96], gates[:, :48])  # no week to repeat
+    sooner = SeasonS4D(replace(SMALL, prediction_length=24)).double().eval()
+    sooner.load_state_dict(adapt_season_weights(further.state_dict(), later, sooner.config))
+    torch.testing.assert_close(sooner(x), model(x)[:, :24])
     for field, value in (("context_length", 168), ("context_length", 200), ("d_model", 16)):
         with pytest.raises(CheckpointError):
             adapt_season_weights(model.state_dict(), SMALL, replace(SMALL, **{field: value}))

@@ -170,33 +170,45 @@ def _repeat(x_BT: Tensor, horizon: int) -> Tensor:
 
 
 def adapt_season_weights(state: Mapping[str, Tensor], source: Any, target: Any) -> dict[str, Tensor]:
-    """Fits weights to a longer context and to new anchors; the network begins near the function that it was.
+    """Fits weights to another horizon, a longer context and new anchors; the network begins near the function it was.
 
-    Seasons before the old context reach the head by weights of 0, and new anchors by gates that are nearly shut; what
-    changes is what the state space systems remember of the older seasons, and the scale.
-    Another horizon or dropout is adapted as in every patch forecaster.
+    A step beyond the old horizon begins as the step a week before it. Seasons before the old context reach the head by
+    weights of 0, and new anchors by gates that are nearly shut; what changes is what the state space systems remember
+    of the older seasons, and the scale.
 
     Raises:
-        CheckpointError: on any other change, a shorter context or anchors that vanish.
+        CheckpointError: on any other change but of dropout, a shorter context or anchors that vanish.
     """
     seasons, left_over = divmod(target.context_length - source.context_length, source.patch_size)
-    anchors = SeasonS4D.num_anchors(target) - SeasonS4D.num_anchors(source)
-    if seasons < 0 or left_over or anchors < 0:
+    anchors = [SeasonS4D.num_anchors(config) for config in (source, target)]
+    if seasons < 0 or left_over or anchors[1] < anchors[0]:
         raise CheckpointError(
             "these weights fit a longer context of whole seasons, and more anchors, only.",
             asked=f"context_length={target.context_length}, mean_anchors={target.mean_anchors}",
             looked=f"context_length={source.context_length}, mean_anchors={source.mean_anchors}",
         )
     grown = dict(state)
-    position, width = "pos_embed", source.d_model
-    grown[position] = torch.cat([state[position][:1].expand(seasons, -1), state[position]])
+    grown["pos_embed"] = torch.cat([state["pos_embed"][:1].expand(seasons, -1), state["pos_embed"]])
     reader = next(name for name in ("head.bottleneck.0.weight", "head.projection.weight") if name in state)
-    grown[reader] = pad(state[reader], (seasons * width, 0))
-    more = anchors * source.prediction_length
-    grown["head.gate.weight"] = pad(state["head.gate.weight"], (0, 0, 0, more))
-    grown["head.gate.bias"] = pad(state["head.gate.bias"], (0, more), value=SHUT)
-    free = {name: getattr(target, name) for name in ("context_length", "mean_anchors", "sign_average")}
-    return adapt_patch_weights(grown, replace(source, **free), target)
+    grown[reader] = pad(grown[reader], (seasons * source.d_model, 0))
+    horizons, week = (source.prediction_length, target.prediction_length), WEEK * source.patch_size
+    for name in ("head.projection.weight", "head.projection.bias"):
+        grown[name] = _other_horizon(grown[name].unflatten(0, (horizons[0], -1)), horizons[1], week).flatten(0, 1)
+    for name in ("head.gate.weight", "head.gate.bias"):
+        gates_HA = _other_horizon(grown[name].unflatten(0, (anchors[0], -1)).transpose(0, 1), horizons[1], week)
+        new = gates_HA.new_full(
+            (horizons[1], anchors[1] - anchors[0], *gates_HA.shape[2:]), SHUT if name.endswith("bias") else 0.0
+        )
+        grown[name] = torch.cat([gates_HA, new], dim=1).transpose(0, 1).flatten(0, 1)
+    free = ("context_length", "prediction_length", "mean_anchors", "sign_average")
+    return adapt_patch_weights(grown, replace(source, **{name: getattr(target, name) for name in free}), target)
+
+
+def _other_horizon(rows: Tensor, horizon: int, week: int) -> Tensor:
+    """Cuts what belongs to the steps of a horizon, or goes on with the rows of a week before."""
+    while len(rows) < horizon:
+        rows = torch.cat([rows, rows[-week:][: horizon - len(rows)]])
+    return rows[:horizon]
 
 
 def _config(size: dict[str, int], context_length: int = 672, **more: bool) -> SeasonS4DConfig:
