@@ -16,6 +16,7 @@ __all__ = ["OUTPUTS", "count_parameters", "float64_copy", "jacobian_rows"]
 OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "logits": lambda y: y,
     "forecast": lambda y: y,
+    "median": lambda y: y[..., y.shape[-1] // 2],
     "log_probs": lambda y: y.log_softmax(-1),
     "probabilities": lambda y: y.softmax(-1),
 }
@@ -50,7 +51,8 @@ def jacobian_rows(model: nn.Module, inputs: Tensor, *, output: str = "logits") -
         model: any module whose forward takes one tensor and returns one tensor.
         inputs: [n, ...], moved to the model's device, floating ones widened to float64; NaN may mark missing values
             where the model says so.
-        output: what is differentiated. ``"logits"`` and ``"forecast"`` both mean the forward's own output;
+        output: what is differentiated. ``"logits"`` and ``"forecast"`` both mean the forward's own output,
+            ``"median"`` the middle one of a forecast's quantiles;
             ``"log_probs"`` and ``"probabilities"`` put a softmax on its last axis, which loses directions exactly
             (a common shift of the logits) and numerically (saturation): prefer logits.
 

@@ -103,7 +103,8 @@ def local_dimension(
     Args:
         model: any module whose forward takes one tensor and returns one tensor.
         inputs: the sample X, [n, ...].
-        output: what is differentiated: ``"logits"``, ``"forecast"``, ``"log_probs"`` or ``"probabilities"``.
+        output: what is differentiated: ``"logits"``, ``"forecast"``, ``"median"``, ``"log_probs"``,
+            ``"probabilities"``.
         rtol: relative threshold; None means ``max(m, P) * eps``, numpy's rule.
         method: ``"svd"`` of the m x P Jacobian, ``"qr"`` (SVD of the triangular factor of its longer side, built in
             blocks), or ``"auto"``: qr where one side is at least twice the other.
