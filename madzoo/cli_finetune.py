@@ -52,6 +52,9 @@ def finetune(
     id_: Annotated[str | None, _of(SERIES, "The column that names the series; default: item_id.", "--id")] = None,
     target: Annotated[list[str] | None, _of(SERIES, "A column to learn, repeatable; default: all.")] = None,
     freq: Annotated[str | None, _of(SERIES, "The step: h, D, ...; default: found in the table.")] = None,
+    seasonality: Annotated[
+        int | None, _of(SERIES, "Steps of a season, for models that ask; default: the usual for the step.")
+    ] = None,
 ) -> None:
     """Fine-tune an image model on pictures or a forecaster on a table, or go on where the last run stopped."""
     from madzoo.workflows.finetune import finetune_to_folder
@@ -62,7 +65,7 @@ def finetune(
         "precision": precision, "img_size": img_size, "in_chans": in_chans, "image_column": image_column,
         "label_column": label_column, "pretrained": False if from_scratch else None, "data_dir": data_dir,
         "steps": steps, "mode": mode, "loss": loss, "prediction_length": horizon, "timestamp_column": timestamp,
-        "id_column": id_, "target": target or None,
+        "id_column": id_, "target": target or None, "seasonality": seasonality,
         "freq": int(freq) if freq is not None and freq.isdecimal() else freq,
     }  # fmt: skip
     given = {option: value for option, value in asked.items() if value is not None}

@@ -137,4 +137,4 @@ def test_errors_give_their_answers_and_survive_pickling():
 
 def test_the_zoo_is_registered_at_the_first_call():
     assert {"vim_tiny_patch16_224", "weft_micro_patch4_32", "patch_s4d_nano_512_96"} <= set(list_models())
-    assert model_info("forecast-default").full_name == "patch_s4d_small_672_168.zeroshot"
+    assert model_info("forecast-default").full_name == "season_s4d_base_1008_192.zeroshot"

@@ -12,7 +12,7 @@ from madzoo.checkpoint.card_records import CardRecords, read_records
 from madzoo.checkpoint.folder import CONFIG_FILE, bundled_root
 from madzoo.errors import DataError
 from madzoo.workflows.classify import ImagePrediction, classify
-from madzoo.workflows.forecast import DEFAULT_MODEL, forecast_file
+from madzoo.workflows.forecast import forecast_file
 
 __all__ = ["CardSummary", "Demo", "demo", "summarize_card"]
 
@@ -20,6 +20,7 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets"
 LABELS = ASSETS / "fashion_mnist_test_labels.json"
 SERIES = ASSETS / "mauna_loa_co2_weekly.csv"
 CLASSIFIER = "weft_micro_patch4_28.fashion_mnist"
+FORECASTER = "patch_s4d_small_672_168.zeroshot"  # the default one is not told that weeks have a year
 WEEKS = 104
 HEADLINES = {"image-classification": ("top1",), "time-series-forecasting": ("mse", "sql")}
 
@@ -71,7 +72,7 @@ def demo(
     out: str | os.PathLike[str],
     *,
     classifier: str = CLASSIFIER,
-    forecaster: str = DEFAULT_MODEL,
+    forecaster: str = FORECASTER,
     root: Path | None = None,
 ) -> Demo:
     """Classifies the bundled pictures, forecasts two years of weekly CO2 at Mauna Loa, and reads the bundled cards.

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from madzoo.errors import ConfigError
+from madzoo.layers.forecaster import with_seasonality
 from madzoo.registry import PretrainedCfg
 from madzoo.workflows.finetune_folder import FinetuneResult, as_tag, write_finetuned
 from madzoo.workflows.finetune_series import Tuned, check_options, tune_series
@@ -68,23 +70,32 @@ def _name(model_or_name: nn.Module | str) -> str:
     return name
 
 
+def _as_loaded(model: Any) -> Any:
+    """Returns the model at the season it has when it is loaded, at which golden tensors are replayed."""
+    if not model.asks_season:
+        return model
+    with torch.device("meta"):
+        return with_seasonality(model, type(model)(model.config).seasonality)
+
+
 def _write(folder: Path, tuned: Tuned, *, name: str, start: str, source: str) -> None:
     cfg = PretrainedCfg(license=tuned.model.pretrained_cfg.get("license"), dataset=source)
     like = next(tuned.model.parameters())
     write_finetuned(
-        folder, tuned.model, name=name, cfg=cfg, example=tuned.example.to("cpu", like.dtype),
+        folder, _as_loaded(tuned.model), name=name, cfg=cfg, example=tuned.example.to("cpu", like.dtype),
         prose=_prose(tuned, name=name, start=start, source=source),
     )  # fmt: skip
 
 
 def _prose(tuned: Tuned, *, name: str, start: str, source: str) -> str:
     before, training = f"{tuned.before:.6g}", tuned.training
+    season = f", {tuned.model.seasonality} steps a season" if tuned.model.asks_season else ""
     chosen = f"{training.metrics['score']:.6g} with the weights of step {training.chosen_step}, which were chosen"
     found = chosen if tuned.helped else "no less at any later step: these are the weights of the start"
     return (
         f"\n# {name}\n\n"
         f"Trained on {tuned.num_series:,} series of {source} by `madzoo finetune`, from {start}: "
-        f"{training.total_steps} steps. Loss over {tuned.num_held_out:,} windows of the held-out last parts, in "
-        f"deviations of each window's past: {before} at the start, {found}.\n\n"
+        f"{training.total_steps} steps{season}. Loss over {tuned.num_held_out:,} windows of the held-out last parts, "
+        f"in deviations of each window's past: {before} at the start, {found}.\n\n"
         'Load it from where it lies: `madzoo.create_model("local-dir:FOLDER")`.\n'
     )

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,15 @@ from torch import Tensor, nn
 from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN
 from madzoo.data.ragged_windows import RaggedSteps, RaggedWindows, split_ragged
 from madzoo.data.series import read_series
-from madzoo.errors import ConfigError, DataError, ShapeError, check_choice, nearest
+from madzoo.errors import ConfigError, DataError, check_choice, nearest
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster
 from madzoo.training.loop import TrainingResult, train
 from madzoo.training.losses import mean_squared_error, pinball
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.finetune_folder import as_name
+from madzoo.workflows.season import with_season
+from madzoo.workflows.series_tensors import series_tensors
 
 __all__ = ["FINETUNE_LOSSES", "MODES", "Tuned", "check_options", "finetune_series", "tune_series"]
 
@@ -109,6 +110,7 @@ def tune_series(
     timestamp_column: str = TIMESTAMP_COLUMN,
     target: str | Sequence[str] | None = None,
     freq: str | int | None = None,
+    seasonality: int | None = None,
     run_dir: Path | str | None = None,
     max_minutes: float | None = None,
 ) -> Tuned:
@@ -132,6 +134,8 @@ def tune_series(
         prediction_length: another horizon than the named model's; its head starts anew.
         seed: of the order and of dropout; the same call gives the same weights.
         id_column, timestamp_column, target, freq: of a table; target None takes every other column.
+        seasonality: steps of a season, for models that ask for one; None: what is usual for the table's step, of
+            tensors the model's own. The new model keeps it.
         run_dir: keeps the log and a resumable state; by default a folder that is removed afterwards.
         max_minutes: stops at a resumable point after so long.
 
@@ -142,7 +146,13 @@ def tune_series(
     """
     _check(steps, mode, loss, val_fraction)
     start = _start(model_or_name, prediction_length, seed)
-    series = _series(data, start, id_column=id_column, timestamp_column=timestamp_column, target=target, freq=freq)
+    columns = {"id_column": id_column, "timestamp_column": timestamp_column, "target": target, "freq": freq}
+    if isinstance(data, (pd.DataFrame, str, Path)):
+        data = read_series(data, **columns)
+        start = with_season(start, seasonality, data)
+    elif seasonality is not None:
+        start = with_season(start, seasonality, [])
+    series = series_tensors(data, start)
     lengths = {"context_length": start.context_length, "prediction_length": start.prediction_length}
     windows, held_out = split_ragged(series, val_fraction=val_fraction, **lengths)
     recipe = Recipe.from_dict({
@@ -202,6 +212,12 @@ def _start(model_or_name: nn.Module | str, prediction_length: int | None, seed: 
         )
     else:
         model = copy.deepcopy(model_or_name)
+    if getattr(model, "asks_season", False) and prediction_length is not None:
+        raise ConfigError(
+            f"the horizon of {type(model).__name__} follows from its season.",
+            asked=f"prediction_length={prediction_length}",
+            todo="leave it out: predict and madzoo.forecast cut forecasts or roll them out",
+        )
     if not isinstance(model, Forecaster) or not any(True for _ in model.parameters()):
         raise ConfigError(
             "only forecasters with parameters are fine-tuned on series.",
@@ -209,40 +225,6 @@ def _start(model_or_name: nn.Module | str, prediction_length: int | None, seed: 
             todo="madzoo.list_models(task='time-series-forecasting', pretrained=True)",
         )
     return model
-
-
-def _series(data: Any, model: Forecaster, **columns: Any) -> list[Tensor]:
-    """Returns [L, C] series in float64: one channel each, unless the model takes channels together."""
-    if isinstance(data, (pd.DataFrame, str, Path)):
-        records = read_series(data, **columns)
-        values = [torch.from_numpy(one.values.copy()) for one in records]
-        count = len({one.target_name for one in records})
-        found = [torch.stack(values[i : i + count], dim=1) for i in range(0, len(values), count)]
-    else:
-        found = [_as_channels(one) for one in data]
-    if not found or any(one.numel() == 0 for one in found):
-        raise ShapeError("there is no series to fine-tune on, or an empty one.")
-    if any(one.isinf().any() for one in found):
-        raise DataError("a series holds an infinite value.", todo="NaN where a value is missing")
-    together = model.num_channels is not None or getattr(model, "channels_meet", False)
-    channels = {one.shape[1] for one in found}
-    if together and (len(channels) > 1 or model.num_channels not in (None, *channels)):
-        raise ShapeError(
-            "the channels of the series differ, or do not fit the model.",
-            asked=sorted(channels),
-            looked=f"a model for {model.num_channels or 'any number of'} channels",
-        )
-    return found if together else [column for one in found for column in one.split(1, dim=1)]
-
-
-def _as_channels(one: Any) -> Tensor:
-    try:
-        series = one.double() if isinstance(one, Tensor) else torch.tensor(np.asarray(one, dtype=np.float64))
-    except (TypeError, ValueError) as error:
-        raise DataError("a series is not an array of numbers.", asked=f"{type(one).__name__}: {error}") from error
-    if series.ndim not in (1, 2):
-        raise ShapeError("a series is [L] or [L, C].", asked=list(series.shape))
-    return series.detach().cpu().reshape(len(series), -1)
 
 
 def _fingerprint(series: Sequence[Tensor]) -> str:

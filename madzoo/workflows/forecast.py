@@ -17,13 +17,13 @@ from torch import nn
 
 from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_time
 from madzoo.data.series import Series, read_series, read_table
-from madzoo.data.time_grid import season_of
 from madzoo.errors import ConfigError, DataError
 from madzoo.factory import create_model
-from madzoo.layers.forecaster import Forecaster, with_seasonality
+from madzoo.layers.forecaster import Forecaster
 from madzoo.workflows.finetune_folder import as_name
 from madzoo.workflows.forecast_covariates import Covariates, read_covariates
 from madzoo.workflows.plot_forecast import plot_forecast
+from madzoo.workflows.season import with_season
 
 __all__ = ["DEFAULT_MODEL", "NINE_LEVELS", "forecast", "forecast_file"]
 
@@ -105,7 +105,7 @@ def forecast(
     _log_unused(df, series, columns, asked)
     with _bar(progress) as on_batch:
         return _forecast_series(
-            _with_season(model, seasonality, series), df, series, asked, horizon=prediction_length,
+            with_season(model, seasonality, series), df, series, asked, horizon=prediction_length,
             levels=quantile_levels, columns=columns, batch_size=batch_size, on_batch=on_batch,
         )  # fmt: skip
 
@@ -151,7 +151,7 @@ def forecast_file(
     beside = None if future is None else read_table(Path(future))
     asked = Covariates(past=past_covariates, static=static_covariates, future=beside, regression=covariate_regression)
     series = _read(df, target, freq, columns, asked)
-    forecaster = _with_season(_forecaster(model, device), seasonality, series)
+    forecaster = with_season(_forecaster(model, device), seasonality, series)
     asked.check(forecaster, columns)
     horizon = forecaster.prediction_length if prediction_length is None else prediction_length
     levels = forecaster.quantile_levels if quantile_levels is None else quantile_levels
@@ -184,18 +184,6 @@ def _forecaster(model_or_name: nn.Module | str, device: str | torch.device | Non
         return model if device is None else model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no such device: {str(error).splitlines()[0]}", asked=f"device={device}") from error
-
-
-def _with_season(model: Forecaster, seasonality: int | None, series: Sequence[Series]) -> Forecaster:
-    """Returns a model with the season it is told, sharing the weights; the one given keeps its own.
-
-    A model that asks for its season is told that of the first series' step, where the caller says none.
-    """
-    if seasonality is None:
-        return with_seasonality(model, season_of(series[0].step)) if model.asks_season else model
-    if not hasattr(model, "seasonality"):
-        logger.warning("%s finds seasons itself: seasonality=%s is not used.", type(model).__name__, seasonality)
-    return with_seasonality(model, seasonality)
 
 
 def _read(

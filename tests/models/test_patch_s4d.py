@@ -191,7 +191,6 @@ def test_registered_variants():
         assert model.get_parameter("linear_skip.weight").numel() == skip
         assert name.endswith(f"_{model.context_length}_{model.prediction_length}")
         assert model.no_weight_decay() <= {n for n, _ in model.named_parameters()}
-    assert find_spec("forecast-default").full_name == "patch_s4d_small_672_168.zeroshot"
 
 
 def test_fits_a_sine():

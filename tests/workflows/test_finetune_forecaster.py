@@ -13,6 +13,8 @@ import madzoo
 from madzoo.checkpoint.card import check_card
 from madzoo.cli import app
 from madzoo.errors import CheckpointError, ConfigError, DataError
+from madzoo.factory import create_model
+from madzoo.layers.forecaster import with_seasonality
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
 from madzoo.workflows.finetune import finetune, finetune_to_folder
 from tests.workflows.tiny_data import make_classifier, make_forecaster
@@ -148,3 +150,24 @@ def test_a_run_does_not_go_on_with_another_table(tmp_path, start, shop):
     finetune_to_folder(start, shop, run_dir=tmp_path, **QUICK)
     with pytest.raises(CheckpointError, match="another recipe"):
         finetune_to_folder(start, pd.read_csv(shop)[:-1], run_dir=tmp_path, **QUICK)
+
+
+@pytest.mark.parametrize(("given", "season"), [({}, 7), ({"seasonality": 5}, 5)])
+def test_a_model_that_asks_is_told_the_season_of_the_table(tmp_path, given, season):
+    days = np.arange(400)
+    week = np.sin(2 * np.pi * days / season) + 0.1 * np.random.default_rng(0).standard_normal(400)
+    table = pd.DataFrame({"timestamp": pd.date_range("2023-01-01", periods=400, freq="D"), "sales": week})
+    torch.manual_seed(0)
+    model = create_model("season_s4d_small_672_192", d_model=4, depth=1, bottleneck=4, context_length=168)
+    result = finetune_to_folder(model, table, out=tmp_path / "tuned", run_dir=tmp_path / "run", **QUICK, **given)
+    assert model.seasonality == 24 and result.training.finished
+    text = (tmp_path / "tuned" / "README.md").read_text()
+    assert f"10 steps, {season} steps a season" in text
+    again = create_model(f"local-dir:{tmp_path / 'tuned'}", verify=True)
+    tuned = madzoo.finetune(model, table, **QUICK, **given)
+    assert tuned.seasonality == season
+    told = with_seasonality(again.eval(), season)
+    past = torch.from_numpy(week[-60:]).view(1, 60, 1)
+    torch.testing.assert_close(told.predict(past)[0], tuned.predict(past)[0])
+    with pytest.raises(ConfigError, match="follows from its season"):
+        madzoo.finetune("season_s4d_base_672_192.zeroshot", table, prediction_length=14)

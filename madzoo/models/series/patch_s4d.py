@@ -22,7 +22,7 @@ from madzoo.models.series.patch_trunk import (
     PatchForecaster,
     adapt_patch_weights,
 )
-from madzoo.registry import PretrainedCfg, register_alias
+from madzoo.registry import PretrainedCfg
 
 __all__ = ["HORIZON_TENSORS", "PatchS4D", "PatchS4DBlock", "PatchS4DConfig"]
 
@@ -95,6 +95,7 @@ class PatchS4D(PatchForecaster):
 
 
 ETT = {name: PretrainedCfg(license="apache-2.0", dataset=name) for name in ("etth1", "etth2", "ettm1")}
+WEATHER = PretrainedCfg(license="apache-2.0", dataset="weather", model_args={"linear_skip": False, "dropout": 0.1})
 
 register_forecasters(
     PatchS4D,
@@ -104,13 +105,9 @@ register_forecasters(
     weights={
         "nano_512_96": ETT,
         "nano_512_720": ETT,
-        "tiny_512_96": {
-            "weather": PretrainedCfg(
-                license="apache-2.0", dataset="weather", model_args={"linear_skip": False, "dropout": 0.1}
-            )
-        },
+        "tiny_512_96": {"weather": WEATHER},
+        "tiny_512_720": {"weather": WEATHER},
         "micro_504_168": {"ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h")},
         "small_672_168": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic")},
     },
 )
-register_alias("forecast-default", "patch_s4d_small_672_168.zeroshot")

@@ -24,7 +24,7 @@ from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register_forecasters
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
 from madzoo.models.series.patch_trunk import adapt_patch_weights
-from madzoo.registry import PretrainedCfg
+from madzoo.registry import PretrainedCfg, register_alias
 
 __all__ = ["SeasonS4D", "SeasonS4DConfig"]
 
@@ -230,5 +230,12 @@ register_forecasters(
         "base_1008_192": _config(BASE, 1008, mean_anchors=True, sign_average=True),
     },
     adapt_weights=adapt_season_weights,
-    weights={"base_672_192": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies")}},
+    weights={
+        "base_672_192": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies")},
+        "base_1008_192": {
+            "zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies-long+citylearn"),
+            "ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h"),
+        },
+    },
 )
+register_alias("forecast-default", "season_s4d_base_1008_192.zeroshot")
