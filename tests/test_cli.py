@@ -342,7 +342,7 @@ def test_forecast_refuses_covariates(refused, forecaster, shops, tmp_path, monke
     future.write_text("\n".join(whole.splitlines()[:-1]))
     assert "no row for series 2 at 2024-01-02 03:00" in refused("forecast", past, *options, *regression)
     future.write_text(whole.replace("\n2,", "\n3,"))
-    assert "no row for series 2" in refused("forecast", past, *options, *regression)
+    assert "the past lacks: 3" in refused("forecast", past, *options, *regression)
     future.write_text(whole.replace("price", "prize"))
     assert "there is no column 'prize'" in refused("forecast", past, *options, *regression)
     monkeypatch.setattr(PatchS4D, "supports_covariates", frozenset({"static"}))
