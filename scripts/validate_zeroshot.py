@@ -1,10 +1,13 @@
-"""Validates forecasters that are trained on no benchmark's series, on rows that no benchmark tests.
+"""Validates forecasters that are trained on no benchmark's series, on what comes before a benchmark's tested rows.
 
     python scripts/validate_zeroshot.py NAME [NAME ...] [--data-dir DIR] [--out FILE.json]
 
 The parts are what lies before the tested rows: the last 20 windows of ETT's hours before 11,520 and the last 4 of its
 days before day 165, and the last horizon of the official train parts of the competitions. Each line gives SQL, MASE and
 the coverage of the 80 % interval, and the last one the geometric mean of the ratios to the seasonal naive forecast.
+
+Each part lies before what its own benchmark tests (and the hours before the long horizons' test part), but the hours
+8,160 to 11,519 make days and weeks that ETT_1D and ETT_1W test: what is chosen here is not blind to these two.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster, with_seasonality
 from madzoo.workflows.series_benchmarks import load_benchmarks
 
-# Rows before the first one that a benchmark tests, and how many windows are cut there.
+# A row before the first one that the benchmark tests, and how many windows are cut there.
 HELD_BACK = {"fev-ett-1h": (11520, 20), "fev-ett-1d": (165, 4)}
 SHORTEST = 2  # seasons of past, below which the last horizon of a train part is left alone
 

@@ -58,6 +58,8 @@ def training_task(
         raise ConfigError(f"batch_size {recipe.batch_size} does not divide among {world} processes.", asked=recipe.name)
     share = {"batch_size": recipe.batch_size, "seed": recipe.seed, "rank": rank, "world": world}
     generator, recorded = generator_and_recordings(recipe.dataset)
+    if recipe.refit and (generator is not None or find_dataset(recipe.dataset).task != "time-series-forecasting"):
+        raise ConfigError("only a table has validation rows to refit on.", asked=recipe.name, todo="refit: false")
     if generator is not None:
         return _synthetic(model, recipe, generator, _recordings(recorded, folder), share)
     if recipe.steps_per_epoch:

@@ -90,6 +90,9 @@ def test_misfits_are_refused(tmp_path, data):
         train(Recipe.from_dict({**SERIES, "name": "patch_s4d_nano_336_96"}), run_dir=tmp_path, data_dir=data)
     with pytest.raises(ConfigError, match="only a generator"):
         train(Recipe.from_dict({**SERIES, "steps_per_epoch": 3}), run_dir=tmp_path, data_dir=data)
+    for values in ({**IMAGES, "refit": True}, {**SERIES, "dataset": "synthetic", "steps_per_epoch": 2, "refit": True}):
+        with pytest.raises(ConfigError, match="only a table"):
+            train(Recipe.from_dict(values), run_dir=tmp_path, data_dir=data)
     with pytest.raises(ConfigError, match="smaller than one batch"):
         train(Recipe.from_dict({**SERIES, "batch_size": 10**6}), run_dir=tmp_path, data_dir=data)
 
