@@ -32,7 +32,7 @@ __all__ = ["FINETUNE_LOSSES", "MODES", "Tuned", "check_options", "finetune_serie
 
 MODES = ("full", "head")
 FINETUNE_LOSSES = ("pinball", "mae", "mse")
-HEADS = ("head.", "linear_skip.")  # what reads the forecast out, by the names that the families give it
+HEADS = {"head", "linear_skip"}  # what reads the forecast out, by the names that the families give it
 VALIDATIONS = 10
 MOST_VALIDATION_WINDOWS = 512
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def _prepare(start: Forecaster, mode: str) -> Forecaster:
     for parameter in learner.parameters():
         parameter.requires_grad_(mode == "full")
     if mode == "head":
-        heads = [parameter for name, parameter in learner.named_parameters() if name.startswith(HEADS)]
+        heads = [parameter for name, parameter in learner.named_parameters() if HEADS & set(name.split("."))]
         if not heads:
             raise ConfigError(f"{type(start).__name__} has no head of its own.", asked="mode=head", todo="mode='full'")
         for parameter in heads:
