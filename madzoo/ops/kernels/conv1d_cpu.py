@@ -122,6 +122,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias = ctx.saved_tensors
     if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
+        # Seen through a view each: where one was computed from another, that way is not to be followed as well.
+        x, weight, bias = x.view_as(x), weight.view_as(weight), None if bias is None else bias.view_as(bias)
         y = causal_conv1d_by_torch(x, weight, bias, ctx.silu, ctx.reverse)
         wanted = [tensor for tensor in (x, weight, bias) if tensor is not None and tensor.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))

@@ -161,7 +161,8 @@ def _differentiate(ctx: Any, grad_y: Tensor | None, *_: None) -> tuple[Tensor | 
     if grad_y is None:
         return (None,) * 6
     if torch.is_grad_enabled():  # create_graph=True: a second derivative is wanted
-        tensors = u, v, log_z, D
+        # Seen through a view each: where one was computed from another, that way is not to be followed as well.
+        tensors = u, v, log_z, D = u.view_as(u), v.view_as(v), log_z.view_as(log_z), None if D is None else D.view_as(D)
         y = diagonal_scan_by_convolution(u, v, log_z, D, ctx.reverse)
         wanted = [x for x in tensors if x is not None and x.requires_grad]
         found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))

@@ -49,6 +49,9 @@ def differentiate_by(kernel: Callable[..., tuple[Tensor, ...]]) -> Callable[...,
 def _by_reference(
     tensors: list[Any], delta_softplus: bool, reverse: bool, grad_y: Tensor, grad_last_state: Tensor | None
 ) -> tuple[Tensor | None, ...]:
+    # Seen through a view each: u is often what delta, B and C were computed from, and the derivative by u itself would
+    # follow those ways too, which the scan's caller counts already.
+    tensors = [None if x is None else x.view_as(x) for x in tensors]
     dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
     wide: list[Any] = [None if x is None else x.to(dtype) for x in tensors]
     y, last_state = selective_scan_by_reference(*wide, delta_softplus=delta_softplus, reverse=reverse)
