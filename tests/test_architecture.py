@@ -18,7 +18,7 @@ PACKAGE = ROOT / "madzoo"
 # ("<"), what stands to its left.
 FLOORS = [
     ["errors", "_torchvision_shim"],
-    ["ops", "symmetry"],
+    ["ops", "symmetry < gauges < shift_gauges < stream_gauges"],
     ["layers"],
     ["registry", "checkpoint", "data", "geometry < quantization < landscape", "evaluation"],
     ["models", "training", "inference"],
@@ -40,6 +40,9 @@ THIRD_PARTY = {
     "_torchvision_shim": {"torch"},
     "ops": {"torch"},
     "symmetry": {"torch"},
+    "gauges": {"torch"},
+    "shift_gauges": {"torch"},
+    "stream_gauges": {"torch"},
     "layers": {"torch"},
     "models": {"torch"},
     "registry": {"torch"},

@@ -3,22 +3,20 @@
 Axes: B batch, L length, D d_model, H heads, N width of a key, P width of a value, K taps (d_conv).
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d
 from madzoo.layers.norms import RMSNorm
-from madzoo.layers.ssd_symmetries import Slices, reciprocal_scale
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.delta_rule import delta_rule, delta_rule_step
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.symmetry import Symmetry
 
 __all__ = ["DeltaNet", "DeltaNetState"]
 
@@ -145,7 +143,7 @@ class DeltaNet(nn.Module):
         Queries and keys pass a SiLU each before they meet, so the keys of a head cannot be rotated.
         """
         found = [
-            reciprocal_scale(
+            scale(
                 f"delta_net.{name}_scale",
                 len(conv.weight),
                 grow={f"{name}_proj.weight": Slices()},
@@ -153,7 +151,10 @@ class DeltaNet(nn.Module):
             )
             for name, (_, conv) in zip("qkv", self._branches(), strict=True)
         ]
-        return [*found, _norm_gain(self.num_heads, len(self.o_norm.weight))]
+        width = len(self.o_norm.weight)
+        columns = [Slices(axis=1, start=head * width) for head in range(self.num_heads)]
+        gain = {"o_norm.weight": Slices()}
+        return [*found, scale("delta_net.norm_gain", width, grow=gain, shrink={"o_proj.weight": columns})]
 
     def _branches(self) -> tuple[tuple[Linear, nn.Conv1d], ...]:
         return (self.q_proj, self.q_conv1d), (self.k_proj, self.k_conv1d), (self.v_proj, self.v_conv1d)
@@ -174,21 +175,3 @@ class DeltaNet(nn.Module):
 
     def _finish(self, o: Tensor) -> Tensor:
         return self.o_proj(self.o_norm(o).flatten(-2))
-
-
-def _norm_gain(heads: int, width: int) -> Symmetry:
-    """Declares that a gain of the norm may grow if the columns of ``o_proj`` that read it, one per head, shrink."""
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        shrunk = params["o_proj.weight"] * (-t).exp().repeat(heads)
-        return {**params, "o_norm.weight": params["o_norm.weight"] * t.exp(), "o_proj.weight": shrunk}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for channel in range(width):
-            only = F.one_hot(torch.tensor(channel), width).to(params["o_norm.weight"])
-            yield {
-                "o_norm.weight": params["o_norm.weight"] * only,
-                "o_proj.weight": -params["o_proj.weight"] * only.repeat(heads),
-            }
-
-    return Symmetry(name="delta_net.norm_gain", dimension=width, generators=generators, transform=transform)

@@ -13,8 +13,9 @@ from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import wide_decay
 from madzoo.layers.mamba2 import initial_dt_bias
+from madzoo.layers.mamba_symmetries import conv_scale
 from madzoo.layers.norms import GatedRMSNorm
-from madzoo.layers.ssd_symmetries import conv_scale, norm_gain, step_shift
+from madzoo.layers.ssd_symmetries import norm_gain, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d
 from madzoo.ops.ssd import ssd
 from madzoo.symmetry import Symmetry
@@ -139,9 +140,9 @@ class Hydra(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares the scales that are free (conv inputs, the norm's gains) and doubled biases of the steps."""
-        biased = self.in_proj.bias is not None
+        biased, convs = self.in_proj.bias is not None, {"conv1d.weight": 0}
         found = [
-            conv_scale("hydra.conv_scale", self.conv_dim, start=self.d_inner, in_proj_bias=biased),
+            conv_scale("hydra.conv_scale", self.conv_dim, convs=convs, in_proj_bias=biased, start=self.d_inner),
             norm_gain("hydra.norm_gain", self.d_inner),
         ]
         if biased:

@@ -3,6 +3,8 @@
 Axes: B batch, L length, D channels (d_model), P oscillators (d_state).
 """
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, diagonal_term
 from madzoo.layers.axes import check_axes
 from madzoo.ops.oscillator_scan import DISCRETIZATIONS, oscillator_scan, oscillator_step
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["LinOSS", "LinOSSState"]
 
@@ -111,16 +114,15 @@ class LinOSS(nn.Module):
         return {"A_diag", "D", "steps"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares that positions have no unit and no phase, and time no unit: only dt^2 A and dt^2 B C count."""
+        """Declares that an oscillator's two positions have no basis, and time no unit: only dt^2 A and dt^2 B C count.
+
+        The real and the imaginary position obey the same real law, each driven by its own part of B: any invertible
+        matrix may mix them, of which complex factors are but some.
+        """
         oscillators = len(self.A_diag)
         return [
-            Symmetry(
-                name="linoss.position_unit",
-                dimension=2 * oscillators,
-                generators=_position_unit_tangents,
-                transform=_change_position_unit,
-            ),
-            Symmetry(name="linoss.time_unit", dimension=oscillators, generators=_time_unit_tangents),
+            from_terms("linoss.position_basis", 4 * oscillators, _position_basis_terms),
+            from_terms("linoss.time_unit", oscillators, _time_unit_terms),
         ]
 
     def _system(self) -> tuple[Tensor, Tensor]:
@@ -132,36 +134,21 @@ class LinOSS(nn.Module):
         return torch.einsum(axes, position, self.C * sign)
 
 
-def _change_position_unit(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-    growth, phase = t.chunk(2)
-    factor = torch.polar(growth.exp(), phase)
-    B, C = torch.view_as_complex(params["B"].contiguous()), torch.view_as_complex(params["C"].contiguous())
-    return {
-        **params,
-        "B": torch.view_as_real(B * factor.unsqueeze(-1)),
-        "C": torch.view_as_real(C / factor),
-    }
+def _position_basis_terms(params: Parameters) -> Iterator[Term]:
+    # Generator (p, to, of) adds part ``of`` of B to part ``to``; the output counts the imaginary part negatively.
+    B, C, oscillators = params["B"], params["C"], len(params["A_diag"])
+    for number, (to, of) in enumerate(itertools.product(range(2), repeat=2)):
+        written, read = torch.zeros_like(B), torch.zeros_like(C)
+        written[..., to] = B[..., of]
+        read[..., of] = C[..., to] if to == of else -C[..., to]
+        for key, values, axis, weight in (("B", written, 0, 1.0), ("C", read, 1, -1.0)):
+            term = diagonal_term(key, values, Slices(axis=axis), oscillators, weight)
+            yield dataclasses.replace(term, coefficients=4 * term.coefficients + number)
 
 
-def _position_unit_tangents(params: Parameters) -> Iterator[dict[str, Tensor]]:
-    for turn in (_same, _quarter_turn):
-        for p in range(len(params["A_diag"])):
-            B, C = torch.zeros_like(params["B"]), torch.zeros_like(params["C"])
-            B[p], C[:, p] = turn(params["B"][p]), -turn(params["C"][:, p])
-            yield {"B": B, "C": C}
-
-
-def _time_unit_tangents(params: Parameters) -> Iterator[dict[str, Tensor]]:
-    for p in range(len(params["A_diag"])):
-        steps, A, B = (torch.zeros_like(params[name]) for name in ("steps", "A_diag", "B"))
-        steps[p] = 1 / (1 - params["steps"][p].sigmoid())
-        A[p], B[p] = -2 * params["A_diag"][p], -2 * params["B"][p]
-        yield {"steps": steps, "A_diag": A, "B": B}
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def _quarter_turn(x: Tensor) -> Tensor:
-    return torch.stack([-x[..., 1], x[..., 0]], dim=-1)
+def _time_unit_terms(params: Parameters) -> Iterator[Term]:
+    # dt = sigmoid(steps), so that d log dt = (1 - dt) d steps; A and B have the unit 1 / time^2.
+    oscillators, growth = len(params["steps"]), 1 / (1 - params["steps"].sigmoid())
+    yield diagonal_term("steps", growth, Slices(), oscillators, 1.0)
+    for name in ("A_diag", "B"):
+        yield diagonal_term(name, params[name], Slices(), oscillators, -2.0)

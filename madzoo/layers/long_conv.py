@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d
-from madzoo.layers.ssd_symmetries import Slices, reciprocal_scale
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.long_conv import long_conv
 from madzoo.symmetry import Symmetry
@@ -109,12 +109,8 @@ class LongConv(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares that a channel's kernel may grow if the column of ``out_proj`` that reads it shrinks."""
-        columns = Slices(axis=1)
-        return [
-            reciprocal_scale(
-                "long_conv.kernel_scale", self.d_model, grow={"kernel": Slices()}, shrink={"out_proj.weight": columns}
-            )
-        ]
+        grow, shrink = {"kernel": Slices()}, {"out_proj.weight": Slices(axis=1)}
+        return [scale("long_conv.kernel_scale", self.d_model, grow=grow, shrink=shrink)]
 
 
 def _initial_kernel(channels: int, lags: int) -> Tensor:

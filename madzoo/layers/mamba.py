@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from madzoo.errors import ConfigError
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
-from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale
+from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale, output_scale
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.discretize import discretize_euler
 from madzoo.ops.selective_scan import selective_scan
@@ -151,11 +151,13 @@ class Mamba(nn.Module):
         return {"A_log", "D", "dt_proj.bias"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the changes of basis inside the block: conv gains, state units, the space of step features."""
+        """Declares the changes of basis inside the block: conv gains, units of state and output, step features."""
+        biased, sizes = self.in_proj.bias is not None, (self.d_state, self.dt_rank)
         return [
-            conv_scale(self.d_inner, convs=("conv1d",), in_proj_bias=self.in_proj.bias is not None),
-            input_output_scale(self.d_state, self.dt_rank, x_proj="x_proj"),
+            conv_scale("mamba.conv_scale", self.d_inner, convs={"conv1d.weight": 0}, in_proj_bias=biased),
+            input_output_scale(*sizes, x_proj="x_proj"),
             dt_basis(self.dt_rank, x_proj="x_proj", dt_proj="dt_proj"),
+            output_scale(*sizes, d_inner=self.d_inner, directions={"x_proj": "D"}),
         ]
 
     def _gate(self, y: Tensor, u: Tensor, z: Tensor) -> Tensor:

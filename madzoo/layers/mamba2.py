@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, rows_of, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d, wide_decay
+from madzoo.layers.mamba_symmetries import conv_scale
 from madzoo.layers.norms import GatedRMSNorm
-from madzoo.layers.ssd_symmetries import Slices, conv_scale, norm_gain, reciprocal_scale, step_shift
+from madzoo.layers.ssd_symmetries import norm_gain, step_shift
 from madzoo.ops.causal_conv1d import causal_conv1d, causal_conv1d_step
 from madzoo.ops.ssd import ssd, ssd_step
 from madzoo.symmetry import Symmetry
@@ -199,15 +201,15 @@ class Mamba2(nn.Module):
 
         B and C pass a SiLU each before they meet, so the states have no change of scale.
         """
-        biased = self.in_proj.bias is not None
-        found = [conv_scale("mamba2.conv_scale", self.conv_dim, start=2 * self.d_mlp + self.d_ssm, in_proj_bias=biased)]
+        biased, start = self.in_proj.bias is not None, 2 * self.d_mlp + self.d_ssm
+        convs = {"conv1d.weight": 0}
+        found = [conv_scale("mamba2.conv_scale", self.conv_dim, convs=convs, in_proj_bias=biased, start=start)]
         if self.rmsnorm:
             found.append(norm_gain("mamba2.norm_gain", self.d_ssm, start=self.d_mlp))
         if self.d_mlp:
-            rows = Slices(start=self.d_mlp)
-            grow = {"in_proj.weight": rows} | ({"in_proj.bias": rows} if biased else {})
+            grow = rows_of("in_proj.weight", bias=biased, start=self.d_mlp)
             shrink = {"out_proj.weight": Slices(axis=1)}
-            found.append(reciprocal_scale("mamba2.mlp_scale", self.d_mlp, grow=grow, shrink=shrink))
+            found.append(scale("mamba2.mlp_scale", self.d_mlp, grow=grow, shrink=shrink))
         if biased:
             found.append(step_shift("mamba2.step_shift", self.nheads, starts=(len(self.in_proj.weight) - self.nheads,)))
         return found

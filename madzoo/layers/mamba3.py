@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, joined, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba2 import initial_dt_bias
-from madzoo.layers.mamba3_symmetries import input_output_scale, value_scale
-from madzoo.layers.mamba_symmetries import gain_scale
 from madzoo.layers.norms import GatedRMSNorm, RMSNorm
+from madzoo.layers.ssd_symmetries import norm_gain
 from madzoo.ops.rotary import accumulate_angles, rotate_pairs
 from madzoo.ops.trapezoidal_ssd import TrapezoidalState, trapezoidal_ssd, trapezoidal_ssd_step
 from madzoo.symmetry import Symmetry
@@ -164,10 +164,28 @@ class Mamba3(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares the units of the state and, without an output norm, of the inner channels; with one, its gains."""
-        states = input_output_scale(self.d_state, self.num_rope_angles)
+        found = [self._state_units(), self._input_scale()]
         if self.norm is not None:
-            return [states, gain_scale("norm.weight", "out_proj.weight", self.d_inner)]
-        return [states, value_scale(self.d_inner)]
+            return [*found, norm_gain("mamba3.norm_gain", self.d_inner)]
+        # The scan and the skip are linear in a channel, and the gate multiplies it; a norm behind them would not be.
+        grow, shrink = {"in_proj.weight": Slices(start=self.d_inner)}, {"out_proj.weight": Slices(axis=1)}
+        return [*found, scale("mamba3.value_scale", self.d_inner, grow=grow, shrink=shrink)]
+
+    def _input_scale(self) -> Symmetry:
+        """Declares that all channels together may shrink where B and the skip grow."""
+        grow = {"B_norm.weight": Slices(block=self.d_state), "D": Slices(block=self.nheads)}
+        grow["B_bias"] = Slices(block=self.nheads)
+        shrink = {"in_proj.weight": Slices(start=self.d_inner, block=self.d_inner)}
+        return scale("mamba3.input_scale", 1, grow=grow, shrink=shrink)
+
+    def _state_units(self) -> Symmetry:
+        # The two states of a pair that turns share one unit: a turn would mix two different ones.
+        turning, rest = self.num_rope_angles, self.d_state - 2 * self.num_rope_angles
+        parts = []
+        for count, slices in ((turning, Slices(axis=-1, block=2)), (rest, Slices(axis=-1, start=2 * turning))):
+            grow, shrink = ({f"{x}_norm.weight": slices, f"{x}_bias": slices} for x in "BC")
+            parts.append(scale("mamba3.BC_scale", count, grow=grow, shrink=shrink))
+        return joined("mamba3.BC_scale", parts)
 
     def _project(self, x: Tensor) -> Projections:
         wide = torch.promote_types(self.D.dtype, torch.float32)

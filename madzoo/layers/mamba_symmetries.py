@@ -3,60 +3,42 @@
 Parameter names are relative to the block that holds the projections. E d_inner, N d_state, R dt_rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
-import torch
-from torch import Tensor
+from madzoo.gauges import Places, Slices, basis, offset, rows_of, scale
+from madzoo.symmetry import Symmetry
 
-from madzoo.symmetry import Parameters, Symmetry
-
-__all__ = ["conv_scale", "dt_basis", "gain_scale", "input_output_scale"]
+__all__ = ["conv_scale", "dt_basis", "input_output_scale", "output_scale", "skip_shift"]
 
 
-def conv_scale(d_inner: int, *, convs: tuple[str, ...], in_proj_bias: bool = False) -> Symmetry:
-    """Declares that channel e of the input projection may grow by a factor if its convolution taps shrink by it.
+def conv_scale(name: str, channels: int, *, convs: Mapping[str, int], in_proj_bias: bool, start: int = 0) -> Symmetry:
+    """Declares that a channel of ``in_proj`` may grow by a factor if its taps in the convolutions shrink by it.
+
+    Outside the sequence a convolution sees zeros, so the bias of ``in_proj`` takes part.
 
     Args:
-        d_inner: E; rows 0 ... E-1 of ``in_proj`` feed the convolutions.
-        convs: names of the convolutions that read them, one per direction.
+        name: of the symmetry.
+        channels: of the convolutions.
+        convs: weights of the depthwise convolutions that read them, one per direction, and the tap row of channel 0.
         in_proj_bias: whether ``in_proj`` has a bias.
+        start: the row of ``in_proj`` that makes channel 0.
     """
-    grow = ["in_proj.weight"] + ["in_proj.bias"] * in_proj_bias
-    shrink = [f"{name}.weight" for name in convs]
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        gain = torch.cat([t.exp(), torch.ones_like(t)])  # the second half of in_proj is the gate
-        grown = {name: _scale_rows(params[name], gain) for name in grow}
-        return {**params, **grown, **{name: _scale_rows(params[name], (-t).exp()) for name in shrink}}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for channel in range(d_inner):
-            yield {name: _only_row(params[name], channel) for name in grow} | {
-                name: -_only_row(params[name], channel) for name in shrink
-            }
-
-    return Symmetry(name="mamba.conv_scale", dimension=d_inner, generators=generators, transform=transform)
+    grow = rows_of("in_proj.weight", bias=in_proj_bias, start=start)
+    return scale(name, channels, grow=grow, shrink={conv: Slices(start=row) for conv, row in convs.items()})
 
 
-def input_output_scale(d_state: int, dt_rank: int, *, x_proj: str) -> Symmetry:
+def input_output_scale(d_state: int, dt_rank: int, *, x_proj: str, added: Places | None = None) -> Symmetry:
     """Declares that state n may change its unit: B_n grows by a factor, C_n shrinks by it.
 
     Args:
         d_state: N.
         dt_rank: R; rows of x_proj are R step features, then N of B, then N of C.
         x_proj: name of the projection.
+        added: what is added to B.
     """
-    name = f"{x_proj}.weight"
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        gain = torch.cat([t.new_ones(dt_rank), t.exp(), (-t).exp()])
-        return {**params, name: _scale_rows(params[name], gain)}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for state in range(dt_rank, dt_rank + d_state):
-            yield {name: _only_row(params[name], state) - _only_row(params[name], state + d_state)}
-
-    return Symmetry(name=f"mamba.{x_proj}_BC_scale", dimension=d_state, generators=generators, transform=transform)
+    weight = f"{x_proj}.weight"
+    grow, shrink = {weight: Slices(start=dt_rank), **(added or {})}, {weight: Slices(start=dt_rank + d_state)}
+    return scale(f"mamba.{x_proj}_BC_scale", d_state, grow=grow, shrink=shrink)
 
 
 def dt_basis(dt_rank: int, *, x_proj: str, dt_proj: str) -> Symmetry:
@@ -67,51 +49,34 @@ def dt_basis(dt_rank: int, *, x_proj: str, dt_proj: str) -> Symmetry:
         x_proj: name of the projection to them.
         dt_proj: name of the projection from them.
     """
-    inner, outer = f"{x_proj}.weight", f"{dt_proj}.weight"
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        log_basis = t.reshape(dt_rank, dt_rank)
-        features = torch.linalg.matrix_exp(log_basis) @ params[inner][:dt_rank]
-        steps = params[outer] @ torch.linalg.matrix_exp(-log_basis)
-        return {**params, inner: torch.cat([features, params[inner][dt_rank:]]), outer: steps}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for row in range(dt_rank):
-            for column in range(dt_rank):
-                features, steps = torch.zeros_like(params[inner]), torch.zeros_like(params[outer])
-                features[row] = params[inner][column]
-                steps[:, column] = -params[outer][:, row]
-                yield {inner: features, outer: steps}
-
-    return Symmetry(name=f"mamba.{dt_proj}_basis", dimension=dt_rank**2, generators=generators, transform=transform)
+    forward, backward = {f"{x_proj}.weight": Slices()}, {f"{dt_proj}.weight": Slices(axis=1)}
+    return basis(f"mamba.{dt_proj}_basis", dt_rank, forward=forward, backward=backward)
 
 
-def gain_scale(gain: str, reader: str, dimension: int) -> Symmetry:
-    """Declares that a gain may grow if the columns of the linear map that alone reads it shrink.
+def output_scale(
+    d_state: int, dt_rank: int, *, d_inner: int, directions: Mapping[str, str], out_proj: str = "out_proj.weight"
+) -> Symmetry:
+    """Declares that all that the scans give may grow, C and D, if the columns of the output projection shrink.
 
     Args:
-        gain: name of the gain [dimension], of a norm.
-        reader: name of the weight [out, dimension].
-        dimension: number of gains.
+        d_state: N.
+        dt_rank: R.
+        d_inner: E; the first E columns of ``out_proj`` read the scans.
+        directions: for each scan the name of the projection to its C, and that of its D.
+        out_proj: name of the weight.
     """
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        return {**params, gain: params[gain] * t.exp(), reader: params[reader] * (-t).exp()}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for channel in range(dimension):
-            shrink = torch.zeros_like(params[reader])
-            shrink[:, channel] = -params[reader][:, channel]
-            yield {gain: _only_row(params[gain], channel), reader: shrink}
-
-    return Symmetry(name=f"{gain}_into_{reader}", dimension=dimension, generators=generators, transform=transform)
+    grow: dict[str, Slices] = {
+        f"{x_proj}.weight": Slices(start=dt_rank + d_state, block=d_state) for x_proj in directions
+    }
+    skips = {skip: Slices(block=d_inner) for skip in directions.values()}
+    return scale("mamba.output_scale", 1, grow=grow | skips, shrink={out_proj: Slices(axis=1, block=d_inner)})
 
 
-def _scale_rows(tensor: Tensor, gain: Tensor) -> Tensor:
-    return tensor * gain.reshape(-1, *[1] * (tensor.dim() - 1))
+def skip_shift(d_inner: int, first: str, second: str) -> Symmetry:
+    """Declares that two directions over the same tokens have one skip: only the sum of their D counts.
 
-
-def _only_row(tensor: Tensor, row: int) -> Tensor:
-    only = torch.zeros_like(tensor)
-    only[row] = tensor[row]
-    return only
+    Args:
+        d_inner: E.
+        first, second: names of the D.
+    """
+    return offset("mamba.skip_shift", d_inner, up={first: Slices()}, down={second: Slices()})

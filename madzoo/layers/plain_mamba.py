@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, rows_of, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log, wide_decay
-from madzoo.layers.mamba_symmetries import conv_scale, dt_basis
-from madzoo.layers.plain_mamba_symmetries import unit_scale
+from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale, output_scale
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import CONTINUOUS, cross_merge, cross_scan
 from madzoo.symmetry import Symmetry
@@ -117,12 +117,18 @@ class PlainMamba2D(nn.Module):
         return {"A_log", "D", "direction_Bs"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the changes of basis inside the mixer: conv gains, state units, the space of step features."""
-        return [
-            conv_scale(self.d_inner, convs=("conv2d",), in_proj_bias=self.in_proj.bias is not None),
-            unit_scale(self.d_state, self.dt_rank),
+        """Declares the changes of basis inside the mixer: conv gains, units of state and output, step features."""
+        biased, sizes = self.in_proj.bias is not None, (self.d_state, self.dt_rank)
+        found = [
+            conv_scale("mamba.conv_scale", self.d_inner, convs={"conv2d.weight": 0}, in_proj_bias=biased),
+            input_output_scale(*sizes, x_proj="x_proj", added={"direction_Bs": Slices(axis=1)}),
             dt_basis(self.dt_rank, x_proj="x_proj", dt_proj="dt_proj"),
+            output_scale(*sizes, d_inner=self.d_inner, directions={"x_proj": "D"}),
         ]
+        if self.gamma is None:
+            return found
+        rows = rows_of("out_proj.weight", bias=self.out_proj.bias is not None)
+        return [*found, scale("plain_mamba.layer_scale", self.d_model, grow={"gamma": Slices()}, shrink=rows)]
 
     def _scan(self, x_BHWE: Tensor) -> Tensor:
         height, width = x_BHWE.shape[1:3]

@@ -3,17 +3,14 @@
 B batch, C image channels, H height, W width, D channels.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
 from madzoo.layers.linear import Linear
-from madzoo.symmetry import Parameters, Symmetry
 
-__all__ = ["ChannelsFirst", "ChannelsLast", "PatchMerging", "chosen_stages", "common_shift", "downsample", "patch_stem"]
+__all__ = ["ChannelsFirst", "ChannelsLast", "PatchMerging", "chosen_stages", "downsample", "patch_stem"]
 
 
 class ChannelsFirst(nn.Module):
@@ -113,29 +110,6 @@ def downsample(kind: str, width: int) -> nn.Module:
     side, padding = (2, 0) if kind == "v2" else (3, 1)
     conv = nn.Conv2d(width, 2 * width, side, stride=2, padding=padding)
     return nn.Sequential(ChannelsFirst(), conv, ChannelsLast(), nn.LayerNorm(2 * width))
-
-
-def common_shift(name: str, taps: int) -> Symmetry:
-    """Declares that all channels of a convolution may be shifted alike, where a norm over channels follows.
-
-    Args:
-        name: of the convolution, which has a bias.
-        taps: weights of one of its channels.
-    """
-    weight, bias = f"{name}.weight", f"{name}.bias"
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        shifted = params[weight] + t[:-1].reshape(params[weight].shape[1:])
-        return {**params, weight: shifted, bias: params[bias] + t[-1]}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for tap in range(taps):
-            added = torch.zeros_like(params[weight])
-            added.flatten(1)[:, tap] = 1
-            yield {weight: added}
-        yield {bias: torch.ones_like(params[bias])}
-
-    return Symmetry(name=f"{name}.common_shift", dimension=taps + 1, generators=generators, transform=transform)
 
 
 def chosen_stages(indices: int | list[int] | tuple[int, ...] | None, stages: int) -> list[int]:

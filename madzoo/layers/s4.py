@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, NotCausalError, nearest
+from madzoo.gauges import Places, Slices, rows_of
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4_kernels import DPLRState, S4DiagonalKernel, S4Kernel, S4KernelConfig, make_kernel
@@ -207,6 +208,17 @@ class S4Block(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort."""
         return {f"layer.kernel.{name}" for name in self.layer.kernel.no_weight_decay()}
+
+    def channel_readers(self) -> Places:
+        """Returns what reads the channels of the input, each its own: the kernels' output vectors and the skip."""
+        return {"layer.D": Slices(axis=1), "layer.kernel.C": Slices(axis=1)}
+
+    def channel_writers(self) -> tuple[dict[str, Slices], dict[str, Slices]]:
+        """Returns what a channel of the output grows with, and what alone adds to it: all of it where it is linear."""
+        if not isinstance(self.output_linear, nn.Sequential):
+            return {}, {}
+        rows = rows_of("output_linear.0.weight", bias=True)
+        return rows, {} if isinstance(self.output_linear[1], nn.GLU) else rows
 
     def _require_causal(self) -> None:
         if self.layer.bidirectional:

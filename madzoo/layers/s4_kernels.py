@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.layers.s4_symmetries import kernel_symmetries
 from madzoo.ops.discretize import discretize_bilinear, discretize_zoh
 from madzoo.ops.dplr import dplr_kernel, dplr_real_system, readout_row, readout_times_power
 from madzoo.ops.hippo import initial_systems
 from madzoo.ops.vandermonde import vandermonde
+from madzoo.symmetry import Symmetry
 
 __all__ = ["DPLRState", "S4DPLRKernel", "S4DiagonalKernel", "S4Kernel", "S4KernelConfig", "make_kernel"]
 
@@ -130,6 +132,12 @@ class S4Kernel(nn.Module, ABC):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort."""
         return {"inv_dt", "A_real", "A_imag", "B"}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the units of time and of the states of every system."""
+        sizes = {"channels": len(self.inv_dt), "systems": len(self.A_real), "pairs": self.A_real.shape[1]}
+        softplus, low_rank = self.config.dt_transform == "softplus", self.config.mode != "diag"
+        return kernel_symmetries(**sizes, softplus=softplus, low_rank=low_rank)
 
     def _system(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns A, B [H, N], C [M, H, N], complex, and dt [H, 1]."""

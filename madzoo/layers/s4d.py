@@ -4,12 +4,12 @@ Axes: B batch, L length, D channels (d_model), N conjugate pairs (d_state / 2).
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Places, Slices, rows_of, scale
 from madzoo.layers.axes import check_axes
 from madzoo.ops.diagonal_scan import diagonal_scan
 from madzoo.ops.discretize import discretize_zoh
@@ -17,7 +17,7 @@ from madzoo.ops.long_conv import long_conv
 from madzoo.ops.onnx_export import is_onnx_export
 from madzoo.ops.oscillator_kernel import oscillator_kernel
 from madzoo.ops.vandermonde import vandermonde
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.symmetry import Symmetry
 
 __all__ = ["S4D", "S4DKernel"]
 
@@ -106,14 +106,8 @@ class S4DKernel(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares that time has no unit: dt -> c dt, A -> A / c, C -> C / c keeps each channel's kernel."""
-        return [
-            Symmetry(
-                name="s4d.time_unit",
-                dimension=len(self.log_dt),
-                generators=_time_unit_tangents,
-                transform=_change_time_unit,
-            )
-        ]
+        shrink = {"log_A_real": Slices(additive=True), "A_imag": Slices(), "C": Slices()}
+        return [scale("s4d.time_unit", len(self.log_dt), grow={"log_dt": Slices(additive=True)}, shrink=shrink)]
 
     def _system(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dtype = torch.promote_types(self.log_dt.dtype, torch.float32)
@@ -200,28 +194,13 @@ class S4D(nn.Module):
         y_BD = 2 * (C * state).sum(-1).real + x_t * self.D
         return self._mix_channels(y_BD.to(x_t.dtype).unsqueeze(-1)).squeeze(-1), state
 
+    def channel_readers(self) -> Places:
+        """Returns what reads the channels of the input, each its own: the kernels' output vectors and the skip."""
+        return {"D": Slices(), "kernel.C": Slices()}
+
+    def channel_writers(self) -> tuple[dict[str, Slices], dict[str, Slices]]:
+        """Returns what a channel of the output grows with, and what alone adds to it: nothing, for it is gated."""
+        return rows_of("output_linear.0.weight", bias=True), {}
+
     def _mix_channels(self, y_BDL: Tensor) -> Tensor:
         return self.output_linear(self.dropout(self.activation(y_BDL)))
-
-
-def _change_time_unit(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-    shrink = (-t).exp().unsqueeze(-1)
-    return {
-        **params,
-        "log_dt": params["log_dt"] + t,
-        "log_A_real": params["log_A_real"] - t.unsqueeze(-1),
-        "A_imag": params["A_imag"] * shrink,
-        "C": params["C"] * shrink.unsqueeze(-1),
-    }
-
-
-def _time_unit_tangents(params: Parameters) -> Iterator[dict[str, Tensor]]:
-    for channel in range(len(params["log_dt"])):
-        row = torch.zeros_like(params["log_dt"])
-        row[channel] = 1
-        yield {
-            "log_dt": row,
-            "log_A_real": -row.unsqueeze(-1).expand_as(params["log_A_real"]),
-            "A_imag": -row.unsqueeze(-1) * params["A_imag"],
-            "C": -row[:, None, None] * params["C"],
-        }

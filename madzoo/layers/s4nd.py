@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, ShapeError, check_choice
+from madzoo.gauges import Places, Slices
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4_kernels import S4KernelConfig, make_kernel
+from madzoo.layers.s4_symmetries import product_scale
 from madzoo.ops.long_conv import long_conv
+from madzoo.symmetry import Symmetry
 
 __all__ = ["S4ND"]
 
@@ -105,6 +108,18 @@ class S4ND(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort."""
         return {name for name, _ in self.named_parameters() if name.startswith("kernel.") and not name.endswith(".C")}
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that of the kernels along two axes only the product counts."""
+        outputs, directions = (self.out_channels or self.channels) * self.trank, 2 if self.bidirectional else 1
+        names = [f"kernel.{axis}.C" for axis in range(len(self.kernel))]
+        pairs = [(names[0], other) for other in names[1:]]
+        return [product_scale(self.d_model, kernels=pairs, outputs=outputs, directions=directions)] if pairs else []
+
+    def channel_readers(self) -> Places:
+        """Returns what reads the channels of the input, each its own: the first axis' output vectors and the skip."""
+        skip = {} if self.D is None else {"D": Slices(axis=1)}
+        return {"kernel.0.C": Slices(axis=1), **skip}
 
     def _convolve(self, x: Tensor) -> Tensor:
         outputs = self.out_channels or self.channels

@@ -3,20 +3,22 @@
 Axes: B batch, L length, H channels (d_model), P complex states, Q states of a HiPPO block.
 """
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, NotCausalError, nearest
+from madzoo.gauges import Slices, complex_scale, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.s5_published import adopt_published_names
-from madzoo.layers.s5_symmetries import state_basis, time_unit
 from madzoo.ops.discretize import discretize_bilinear, discretize_zoh
 from madzoo.ops.hippo import hippo_matrix
 from madzoo.ops.scan import linear_scan
-from madzoo.symmetry import Symmetry
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["S5"]
 
@@ -166,9 +168,14 @@ class S5(nn.Module):
         return {"Lambda_re", "Lambda_im", "B", "log_step"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the complex unit of every state and, where nothing is clipped, the unit of its time."""
+        """Declares the complex unit of every state and, where its rate is not clipped, the unit of its time."""
         states = len(self.log_step)
-        return [state_basis(states)] + ([] if self.clip_eigs else [time_unit(states)])
+        readers = [Slices(axis=1, start=direction * states) for direction in range(1 + self.bidirectional)]
+        found = [complex_scale("s5.state_basis", states, grow={"B": Slices()}, shrink={"C": readers})]
+        if not self.clip_eigs:
+            return [*found, _time_unit(states)]
+        free = self.Lambda_re.is_meta or bool((self.Lambda_re < LARGEST_RATE).any())
+        return [*found, _time_unit_of_unclipped(states)] if free else found
 
     def _read(self, states: Tensor, u: Tensor) -> Tensor:
         # Re(C x), written as one real matrix product.
@@ -180,6 +187,26 @@ class S5(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         adopt_published_names(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _time_unit(states: int) -> Symmetry:
+    """Declares that the time of a state has no unit: dt -> c dt, Lambda -> Lambda / c, B -> B / c."""
+    shrink = {"Lambda_re": Slices(), "Lambda_im": Slices(), "B": Slices()}
+    return scale("s5.time_unit", states, grow={"log_step": Slices(additive=True)}, shrink=shrink)
+
+
+def _time_unit_of_unclipped(states: int) -> Symmetry:
+    """Declares the same of the states whose rate is not clipped; the tangents of the others are zero."""
+    whole = _time_unit(states)
+    assert whole.terms is not None
+    every = whole.terms
+
+    def terms(params: Parameters) -> Iterator[Term]:
+        free = (params["Lambda_re"] < LARGEST_RATE).double()
+        for term in every(params):
+            yield dataclasses.replace(term, weights=term.weights * free[term.coefficients])
+
+    return from_terms("s5.time_unit", states, terms)
 
 
 def _complex_map(u: Tensor, B: Tensor) -> Tensor:

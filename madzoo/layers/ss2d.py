@@ -6,20 +6,24 @@ Axes: B batch, H height, W width, L = H W, D d_model, E d_inner, K = 4 direction
 R heads of P = E / R channels.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, nearest
+from madzoo.gauges import COLUMNS, Slices, basis, scale
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log
+from madzoo.layers.mamba_symmetries import conv_scale
 from madzoo.layers.pyramid import ChannelsFirst, ChannelsLast
-from madzoo.layers.ss2d_symmetries import affine_scale, channel_scale, step_basis, unit_scale
 from madzoo.ops.linear import linear
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.ssd import ssd
 from madzoo.ops.traverse import CROSS, cross_merge, cross_scan
-from madzoo.symmetry import Symmetry
+from madzoo.stream_gauges import NormReader, norm_symmetries
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["SS2D"]
 
@@ -136,15 +140,49 @@ class SS2D(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares the changes of basis inside the mixer: conv gains, state units, step features, the norm's gain."""
-        found = [unit_scale(self.d_state, self.dt_rank, direction=k) for k in range(K)]
+        found = [self._unit_scale(k) for k in range(K)] + [self._skip_shift()]
         if not self.is_ssd:
-            found += [step_basis(self.dt_rank, direction=k) for k in range(K)]
+            found += [self._step_basis(k) for k in range(K)]
         if isinstance(self.out_act, nn.Identity):
-            found.append(affine_scale("out_norm", "out_proj.weight", self.d_inner))
-        if not isinstance(self.conv2d, nn.Identity) and self.in_proj.bias is None:
+            biases = {} if self.out_proj.bias is None else {"out_proj.weight": "out_proj.bias"}
+            norm = NormReader({"out_proj.weight": COLUMNS}, "out_norm.weight", "out_norm.bias", biases, centred=True)
+            # Behind a gate neither the shift nor the sum of what was normalised is the same at every position.
+            found += norm_symmetries("ss2d", self, norm)[: 1 if self.is_gated else None]
+        if not isinstance(self.conv2d, nn.Identity):
             conv = "conv2d.1.weight" if self.is_ssd else "conv2d.weight"
-            found.append(channel_scale(self.d_inner, conv=conv))
+            biased = self.in_proj.bias is not None
+            found.append(conv_scale("ss2d.channel_scale", self.d_inner, convs={conv: 0}, in_proj_bias=biased))
         return found
+
+    def _skip_shift(self) -> Symmetry:
+        """Declares that only the sum of the directions' skips counts, all of which are added at the same place."""
+        generators = (K - 1) * self.d_inner
+        number, one = torch.arange(generators), torch.ones(generators, dtype=torch.float64)
+        direction, channel = number // self.d_inner, number % self.d_inner
+        units = torch.eye(self.d_inner, dtype=torch.float64)
+
+        def terms(params: Parameters) -> Iterator[Term]:
+            own = params["Ds"]  # [K E], in the SSD form [K, R, P]
+            for k, weights in ((direction + 1, one), (torch.zeros_like(direction), -one)):
+                rows, source = (
+                    (k * self.d_inner + channel, one) if own.ndim == 1 else (k, units.reshape(-1, *own.shape[1:]))
+                )
+                where = {"rows": rows, "coefficients": number, "source_rows": channel}
+                yield Term(parameter="Ds", axis=0, source=source, weights=weights, **where)
+
+        return from_terms("ss2d.skip_shift", generators, terms)
+
+    def _unit_scale(self, k: int) -> Symmetry:
+        """Declares that state n of a direction may change its unit: B_n grows by a factor, C_n shrinks by it."""
+        rows = [Slices(axis=1, start=self.dt_rank + i * self.d_state, only=(0, k)) for i in range(2)]
+        grow, shrink = ({"x_proj_weight": slices} for slices in rows)
+        return scale(f"ss2d.BC_scale_{k}", self.d_state, grow=grow, shrink=shrink)
+
+    def _step_basis(self, k: int) -> Symmetry:
+        """Declares that a direction's R step features may change basis: only the product of both maps is used."""
+        forward, backward = Slices(axis=1, only=(0, k)), Slices(axis=2, only=(0, k))
+        name, ends = f"ss2d.dt_basis_{k}", ({"x_proj_weight": forward}, {"dt_projs_weight": backward})
+        return basis(name, self.dt_rank, forward=ends[0], backward=ends[1])
 
     def _mix(self, x_BHWD: Tensor) -> Tensor:
         height, width = x_BHWD.shape[1:3]

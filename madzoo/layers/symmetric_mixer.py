@@ -7,20 +7,19 @@ the authors' code, whose licence is non-commercial, was not read.
 Axes: B batch, L length, D d_model, E = expand D, F = E / 2 channels of a half, N d_state, R dt_rank, K d_conv.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import joined
 from madzoo.layers.axes import check_axes
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import init_dt_proj, resolve_dt_rank, state_decay_log, wide_decay
-from madzoo.layers.mamba_symmetries import dt_basis, input_output_scale
+from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale, output_scale
 from madzoo.ops.linear import linear
 from madzoo.ops.selective_scan import selective_scan
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.symmetry import Symmetry
 
 __all__ = ["SymmetricMixer"]
 
@@ -106,11 +105,17 @@ class SymmetricMixer(nn.Module):
         return {"A_log", "D", "dt_proj.bias"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares the changes of basis inside the mixer: conv gains, state units, the space of step features."""
+        """Declares the changes of basis inside the mixer: conv gains, units of state and output, step features."""
+        biased, half, sizes = self.in_proj.bias is not None, self.d_inner // 2, (self.d_state, self.dt_rank)
+        halves = [
+            conv_scale("mixer.conv_scale", half, convs={f"{conv}.weight": 0}, in_proj_bias=biased, start=start)
+            for conv, start in (("conv1d_x", 0), ("conv1d_z", half))
+        ]
         return [
-            _two_conv_scale(self.d_inner, in_proj_bias=self.in_proj.bias is not None),
-            input_output_scale(self.d_state, self.dt_rank, x_proj="x_proj"),
+            joined("mixer.conv_scale", halves),
+            input_output_scale(*sizes, x_proj="x_proj"),
             dt_basis(self.dt_rank, x_proj="x_proj", dt_proj="dt_proj"),
+            output_scale(*sizes, d_inner=half, directions={"x_proj": "D"}),
         ]
 
     def _convolve(self, conv: nn.Conv1d, x_BFL: Tensor) -> Tensor:
@@ -124,29 +129,3 @@ class SymmetricMixer(nn.Module):
         bias = 2 * self.dt_proj.bias
         A_FN, B_BNL, C_BNL = wide_decay(self.A_log), B_BLN.transpose(1, 2), C_BLN.transpose(1, 2)
         return selective_scan(x_BFL, dt_BFL, A_FN, B_BNL, C_BNL, self.D, None, bias, True)
-
-
-def _two_conv_scale(d_inner: int, *, in_proj_bias: bool) -> Symmetry:
-    """Declares that a channel of the input projection may grow by a factor if its convolution taps shrink by it."""
-    grow = ["in_proj.weight"] + ["in_proj.bias"] * in_proj_bias
-    half = d_inner // 2
-    shrink = {"conv1d_x.weight": slice(0, half), "conv1d_z.weight": slice(half, d_inner)}
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        grown = {name: params[name] * t.exp().reshape(-1, *[1] * (params[name].dim() - 1)) for name in grow}
-        shrunk = {name: params[name] * (-t[rows]).exp().reshape(-1, 1, 1) for name, rows in shrink.items()}
-        return {**params, **grown, **shrunk}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for channel in range(d_inner):
-            conv = "conv1d_x.weight" if channel < half else "conv1d_z.weight"
-            grown = {name: _only_row(params[name], channel) for name in grow}
-            yield {**grown, conv: -_only_row(params[conv], channel % half)}
-
-    return Symmetry(name="mixer.conv_scale", dimension=d_inner, generators=generators, transform=transform)
-
-
-def _only_row(tensor: Tensor, row: int) -> Tensor:
-    only = torch.zeros_like(tensor)
-    only[row] = tensor[row]
-    return only

@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import rows_of
+from madzoo.layers.attention_symmetries import attention_symmetries
 from madzoo.layers.linear import Linear
+from madzoo.symmetry import Symmetry
 
 __all__ = ["WindowAttention", "merge_windows", "partition_windows"]
 
@@ -99,3 +102,11 @@ class WindowAttention(nn.Module):
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
         read = F.dropout(weights, self.attn_drop, self.training).to(v.dtype) @ v
         return self.proj_drop(self.proj(read.transpose(1, 2).flatten(2)))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the coordinates of each head, and the biases that no output shows."""
+        width, biased = self.proj.in_features, self.qkv.bias is not None
+        query, key, value = (rows_of("qkv.weight", bias=biased, start=part * width) for part in range(3))
+        sizes = {"heads": self.num_heads, "size": width // self.num_heads}
+        places = {"query": query, "key": key, "value": value, "out": "proj.weight", "out_bias": "proj.bias"}
+        return attention_symmetries("attention", **sizes, **places)

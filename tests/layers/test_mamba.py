@@ -66,7 +66,7 @@ def test_initial_values():
 def test_symmetries(bias):
     torch.manual_seed(0)
     block = Mamba(5, d_state=3, d_conv=2, dt_rank=2, bias=bias).double()
-    assert [symmetry.dimension for symmetry in block.symmetries()] == [10, 3, 4]
+    assert [symmetry.dimension for symmetry in block.symmetries()] == [10, 3, 4, 1]
     assert_symmetries_hold(block, torch.randn(2, 6, 5, dtype=torch.float64))
 
 

@@ -139,7 +139,7 @@ def test_decays_stay_above_their_floor():
 
 @pytest.mark.parametrize(
     ("options", "dimensions"),
-    [({}, [6, 10]), ({"is_outproj_norm": True}, [6, 10]), ({"rope_fraction": 1.0, "ngroups": 2}, [4, 10])],
+    [({}, [6, 1, 10]), ({"is_outproj_norm": True}, [6, 1, 10]), ({"rope_fraction": 1.0, "ngroups": 2}, [4, 1, 10])],
 )
 def test_symmetries(options, dimensions):
     block = Mamba3(5, d_state=8, headdim=5, dt_min=0.1, dt_max=1.0, **options).double()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from madzoo.errors import ConfigError
-from madzoo.layers.pyramid import PatchMerging, common_shift, downsample, patch_stem
+from madzoo.layers.pyramid import PatchMerging, downsample, patch_stem
 
 
 @pytest.mark.parametrize("kind", ["v1", "v2"])
@@ -25,15 +25,6 @@ def test_merging_reads_columns_after_rows_and_pads_with_zeros():
     merge.norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     merge(torch.arange(1.0, 7.0).reshape(1, 2, 3, 1))
     assert seen[0].tolist() == [[[[1, 4, 2, 5], [3, 6, 0, 0]]]]
-
-
-def test_a_common_shift_is_taken_away_by_the_norm():
-    stem = patch_stem("v1", in_chans=2, width=4, patch_size=2).double()
-    symmetry, params = common_shift("0", 8), dict(stem.named_parameters())
-    moved = symmetry.transform(params, torch.randn(9, dtype=torch.float64))
-    x = torch.randn(1, 2, 6, 4, dtype=torch.float64)
-    torch.testing.assert_close(torch.func.functional_call(stem, moved, (x,)), stem(x))
-    assert len(list(symmetry.generators(params))) == symmetry.dimension == 9
 
 
 def test_unknown_kinds_are_told():

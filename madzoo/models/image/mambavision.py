@@ -19,16 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, rows_of, scale
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.mlp import mlp
 from madzoo.layers.recompute import run_blocks
-from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.layers.symmetric_mixer import SymmetricMixer
 from madzoo.layers.windows import WindowAttention, merge_windows, partition_windows
 from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.shift_gauges import batch_norm_scales, shift
+from madzoo.stream_gauges import NormReader, norm_symmetries
 from madzoo.symmetry import Symmetry
 
 __all__ = ["MambaVision", "MambaVisionConfig"]
@@ -145,8 +147,47 @@ class MambaVision(ImageClassifier):
         return {"stem": r"^patch_embed", "blocks": r"^levels\.(\d+)" if coarse else blocks}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares that gain and bias of the last norm can move into the head."""
-        return [affine_scale("norm", "head.weight", self.num_features)] if self.num_classes else []
+        """Declares what couples stem, stages and head: scales of channels, and the last norm with the head."""
+        found = [self._stem_scale()]
+        for i in range(1, CONV_STAGES):
+            found.append(self._stage_scale(i))
+        if not self.num_classes:
+            return found
+        grow, weight = rows_of("norm.weight", bias=True), "head.weight"
+        return [
+            *found,
+            scale("mambavision.norm_gain", self.num_features, grow=grow, shrink={weight: COLUMNS}),
+            shift(
+                "mambavision.norm_shift",
+                self.num_features,
+                up={"norm.bias": Slices()},
+                readers={weight: "head.bias"},
+            ),
+        ]
+
+    def _stem_scale(self) -> Symmetry:
+        """Declares that the channels of the first stage may grow, which a ReLU begins and convolutions read."""
+        grow, shrink = self._scaled_by_blocks(0)
+        return scale(
+            "mambavision.stage_scale",
+            self.config.widths[0],
+            grow=rows_of("patch_embed.conv_down.4.weight", bias=True) | grow,
+            shrink=shrink,
+        )
+
+    def _stage_scale(self, number: int) -> Symmetry:
+        """Declares the same of a later stage of convolutions, which a convolution begins."""
+        grow, shrink = self._scaled_by_blocks(number)
+        begin = {f"levels.{number - 1}.downsample.reduction.0.weight": Slices()}
+        return scale("mambavision.stage_scale", self.config.widths[number], grow=begin | grow, shrink=shrink)
+
+    def _scaled_by_blocks(self, number: int) -> tuple[dict[str, Slices], dict[str, Slices]]:
+        level = f"levels.{number}"
+        grow, shrink = {}, {f"{level}.downsample.reduction.0.weight": COLUMNS}
+        for i in range(self.config.depths[number]):
+            grow |= rows_of(f"{level}.blocks.{i}.norm2.weight", bias=True)
+            shrink[f"{level}.blocks.{i}.conv1.weight"] = COLUMNS
+        return grow, shrink
 
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)
@@ -170,6 +211,19 @@ class Stem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Returns the grid: [B, C, height, width] -> [B, D, H, W]."""
         return self.conv_down(image)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the scales between convolutions, norms and the ReLU in between."""
+        found = [
+            symmetry
+            for conv, norm in ((0, 1), (3, 4))
+            for symmetry in batch_norm_scales("mambavision", self, before=f"conv_down.{conv}", norm=f"conv_down.{norm}")
+        ]
+        grow, shrink = rows_of("conv_down.1.weight", bias=True), {"conv_down.3.weight": COLUMNS}
+        return [
+            *found,
+            scale("mambavision.relu_scale", len(self.get_parameter("conv_down.1.weight")), grow=grow, shrink=shrink),
+        ]
 
 
 class Level(nn.Module):
@@ -236,6 +290,15 @@ class ConvBlock(nn.Module):
         y_BDHW = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x_BDHW)))))
         return x_BDHW + self.drop_path(y_BDHW if self.gamma is None else y_BDHW * self.gamma.reshape(-1, 1, 1))
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the scales and shifts between each convolution and its norm, and that of the branch's gain."""
+        found = [
+            symmetry
+            for i in (1, 2)
+            for symmetry in batch_norm_scales("mambavision", self, before=f"conv{i}", norm=f"norm{i}")
+        ]
+        return found + (_layer_scale(self.gamma, "gamma", "norm2.weight") if self.gamma is not None else [])
+
 
 class WindowBlock(nn.Module):
     """Adds to the tokens of a window what a mixer and then an MLP make of them: [B, L, D] -> [B, L, D].
@@ -258,10 +321,27 @@ class WindowBlock(nn.Module):
         return x_BLD
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares that gain and bias of each norm can move into the projection that reads it."""
-        reader = "mixer.in_proj.weight" if isinstance(self.mixer, SymmetricMixer) else "mixer.qkv.weight"
-        pairs = (("norm1", reader), ("norm2", "mlp.fc1.weight"))
-        return [affine_scale(norm, weight, len(self.norm1.weight)) for norm, weight in pairs]
+        """Declares what of each norm can move into the projection that reads it, and the scales of the gains."""
+        found = []
+        for norm, reader in (
+            ("norm1", "mixer.in_proj" if isinstance(self.mixer, SymmetricMixer) else "mixer.qkv"),
+            ("norm2", "mlp.fc1"),
+        ):
+            weight = f"{reader}.weight"
+            biases = {} if getattr(self.get_submodule(reader), "bias", None) is None else {weight: f"{reader}.bias"}
+            read = NormReader({weight: COLUMNS}, f"{norm}.weight", f"{norm}.bias", biases, centred=True)
+            found += norm_symmetries("mambavision", self, read)
+        last = "mixer.out_proj" if isinstance(self.mixer, SymmetricMixer) else "mixer.proj"
+        for gain, name, writer in ((self.gamma_1, "gamma_1", last), (self.gamma_2, "gamma_2", "mlp.fc2")):
+            if gain is not None:
+                biased = getattr(self.get_submodule(writer), "bias", None) is not None
+                found += _layer_scale(gain, name, f"{writer}.weight", biased=biased)
+        return found
+
+
+def _layer_scale(gain: Tensor, name: str, writer: str, *, biased: bool = True) -> list[Symmetry]:
+    shrink = rows_of(writer, bias=biased)
+    return [scale("mambavision.layer_scale", len(gain), grow={name: Slices()}, shrink=shrink)]
 
 
 def _mixer(config: MambaVisionConfig, width: int, heads: int, *, scan: bool) -> nn.Module:

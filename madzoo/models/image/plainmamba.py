@@ -8,6 +8,7 @@ Axes: B batch, C image channels, H height, W width of the grid, M = H W tokens, 
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, offset, rows_of, scale
 from madzoo.layers.drop_path import DropPath
-from madzoo.layers.mamba_symmetries import gain_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import resample_positions
 from madzoo.layers.plain_mamba import PlainMamba2D
-from madzoo.layers.plain_mamba_symmetries import relu_scale, shift_into
-from madzoo.layers.pyramid import common_shift
-from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.shift_gauges import batch_norm_scales
+from madzoo.stream_gauges import NormReader, norm_symmetries, rotation, written_ones
 from madzoo.symmetry import Symmetry
 
 __all__ = ["PlainMamba", "PlainMambaConfig"]
@@ -147,26 +147,57 @@ class PlainMamba(ImageClassifier):
         return {"pos_embed"} | undecayed(self, PlainMamba2D)
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares what couples the convolutions of the stem, and the last norm with the head."""
-        config, width = self.config, self.embed_dim
-        norms = ["stem.1", *(f"convs.{3 * i + 1}" for i in range(config.stem_convs))]
-        readers = [*(f"convs.{3 * i}" for i in range(config.stem_convs)), "projection"]
-        found = [
-            relu_scale(f"patch_embed.{norm}", f"patch_embed.{reader}.weight", STEM_WIDTH)
-            for norm, reader in zip(norms, readers, strict=True)
-        ]
-        if self.num_classes:
-            found += [affine_scale("ln1", "head.weight", width), shift_into("ln1.bias", "head", width)]
-        return found + self._common_shifts()
+        """Declares what couples the stem, the blocks and the head through the stream."""
+        up, down = {"patch_embed.projection.bias": Slices()}, {"pos_embed": Slices(axis=2)}
+        stem = [*self._stem_symmetries(), offset("plainmamba.patch_bias", self.embed_dim, up=up, down=down)]
+        if not self.num_classes:
+            return stem
+        biases = {"head.weight": "head.bias"}
+        head = NormReader({"head.weight": COLUMNS}, "ln1.weight", "ln1.bias", biases, centred=True)
+        return stem + norm_symmetries("plainmamba", self, head) + self._stream_symmetries(head)
 
-    def _common_shifts(self) -> list[Symmetry]:
-        # What all channels of the stream gain alike, each later norm takes away: unless a convolution reads it before.
-        config = self.config
-        if config.norm_layer != "layernorm" or not config.bias or config.init_layer_scale:
-            return []
+    def _stem_symmetries(self) -> Iterator[Symmetry]:
+        """Yields the scales of each convolution of the stem, its norm and the convolution behind the ReLU."""
+        convs = ["stem.0", *(f"convs.{3 * i}" for i in range(self.config.stem_convs))]
+        readers = [*convs[1:], "projection"]
+        for conv, reader in zip(convs, readers, strict=True):
+            number = int(conv.rpartition(".")[2])
+            norm = f"patch_embed.{conv.rpartition('.')[0]}.{number + 1}"
+            yield from batch_norm_scales("plainmamba", self, before=f"patch_embed.{conv}", norm=norm)
+            grow, shrink = rows_of(f"{norm}.weight", bias=True), {f"patch_embed.{reader}.weight": COLUMNS}
+            yield scale("plainmamba.relu_scale", self.patch_embed.stem_width, grow=grow, shrink=shrink)
+
+    def _stream_symmetries(self, head: NormReader) -> list[Symmetry]:
+        """Declares that what only norms read has no basis and, under LayerNorms, no mean.
+
+        A convolution of the stream reads it otherwise: only what is written behind the last one is free then.
+        """
+        config, width = self.config, self.embed_dim
         first = max(config.dwconv_blocks, default=-1) + 1
-        taps = self.layers[-1].get_parameter("mamba.out_proj.weight").shape[1]
-        return [common_shift(f"layers.{i}.mamba.out_proj", taps) for i in range(first, config.depth)]
+        writers: dict[str, Slices] = {}
+        if not first:
+            writers |= {"pos_embed": Slices(axis=2), **rows_of("patch_embed.projection.weight", bias=True)}
+        for i in range(first, config.depth):
+            writers |= rows_of(f"layers.{i}.mamba.out_proj.weight", bias=config.bias)
+        if not writers or config.init_layer_scale:
+            return []
+        centred = config.norm_layer == "layernorm"
+        found = [written_ones("plainmamba.ones", self, writers)] if centred else []
+        # The last norm is a LayerNorm in any case: with RMSNorms before it nothing but its own rotations is common.
+        if first:
+            return found
+        readers = [
+            NormReader(
+                {f"layers.{i}.mamba.in_proj.weight": COLUMNS},
+                f"layers.{i}.norm.weight",
+                f"layers.{i}.norm.bias" if centred else None,
+            )
+            for i in range(config.depth)
+        ]
+        return [
+            *found,
+            rotation("plainmamba.rotation", width, writers=writers, readers=[*readers, head], fixes_ones=True),
+        ]
 
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)
@@ -193,6 +224,7 @@ class ConvPatchEmbed(nn.Module):
         super().__init__()
         self.side = config.patch_size // 2
         first = nn.Conv2d(config.in_chans, STEM_WIDTH, 7, stride=2, padding=3, bias=False)
+        self.stem_width = first.out_channels
         self.stem = nn.Sequential(first, nn.BatchNorm2d(STEM_WIDTH), nn.ReLU())
         between: list[nn.Module] = []
         for _ in range(config.stem_convs):
@@ -245,13 +277,15 @@ class PlainMambaBlock(nn.Module):
         return self.dw(x_BHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if self.has_dwconv else x_BHWD
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares what of the norm can move into the projection that reads it."""
-        width = self.mamba.d_model
-        if isinstance(self.norm, RMSNorm):
-            return [gain_scale("norm.weight", "mamba.in_proj.weight", width)]
-        found = [affine_scale("norm", "mamba.in_proj.weight", width)]
-        has_bias = self.mamba.in_proj.bias is not None
-        return found + ([shift_into("norm.bias", "mamba.in_proj", width)] if has_bias else [])
+        """Declares what of the norm can move into the projection that reads it, and the scale before the batch norm."""
+        reader, is_rms = "mamba.in_proj.weight", isinstance(self.norm, RMSNorm)
+        biases = {} if self.mamba.in_proj.bias is None else {reader: "mamba.in_proj.bias"}
+        bias = None if is_rms else "norm.bias"
+        norm = NormReader({reader: COLUMNS}, "norm.weight", bias, biases, centred=not is_rms)
+        found = norm_symmetries("plainmamba", self, norm)
+        if self.has_dwconv:
+            found += batch_norm_scales("plainmamba", self, before="dw.0", norm="dw.1")
+        return found
 
 
 def remap_keys(state: StateDict) -> StateDict:

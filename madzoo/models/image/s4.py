@@ -7,13 +7,15 @@ Axes: B batch, C image channels, H height, W width, L = H W pixels, D embed_dim.
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, rows_of, scale
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4 import S4Block
@@ -22,6 +24,9 @@ from madzoo.models.image.inputs import CIFAR
 from madzoo.models.image.protocol import ImageClassifier, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.shift_gauges import batch_norm_scale, batch_norm_shift, shift
+from madzoo.stream_gauges import NormReader, norm_symmetries, written_ones
+from madzoo.symmetry import Symmetry
 
 __all__ = ["S4Classifier", "S4Config"]
 
@@ -129,6 +134,61 @@ class S4Classifier(ImageClassifier):
         """Returns the parameters of the state space systems, which the published recipes do not decay."""
         return {name for name, _ in self.named_parameters() if ".kernel." in name and not name.endswith(".C")}
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the norms make of the stream, and the last one with the head."""
+        last = "norm.norm" if self.config.prenorm else f"layers.{len(self.layers) - 1}.norm.norm"
+        names, width = (f"{last}.weight", f"{last}.bias"), self.embed_dim
+        found = self._stream_symmetries() if self.config.prenorm else list(self._token_units())
+        if not self.num_classes:
+            return [] if self.config.prenorm else found
+        if self.config.norm_layer == "layernorm":
+            head = NormReader({"decoder.weight": COLUMNS}, *names, {"decoder.weight": "decoder.bias"}, centred=True)
+            return found + norm_symmetries("s4", self, head)
+        grow, up = dict.fromkeys(names, Slices()), {names[1]: Slices()}
+        return [
+            *found,
+            scale("s4.norm_gain", width, grow=grow, shrink={"decoder.weight": COLUMNS}),
+            shift("s4.norm_shift", width, up=up, readers={"decoder.weight": "decoder.bias"}),
+        ]
+
+    def _token_units(self) -> Iterator[Symmetry]:
+        """Yields the units of the channels between batch norms behind the sums, which keep channels apart."""
+        if self.config.norm_layer != "batchnorm":
+            return
+        written: dict[str, Slices] = rows_of("encoder.weight", bias=True)
+        for i, block in enumerate(self.layers):
+            path, layer = f"layers.{i}", cast(S4ResidualBlock, block).layer
+            gated = {f"{path}.layer.{name}": slices for name, slices in layer.channel_writers()[0].items()}
+            read = {f"{path}.layer.{name}": slices for name, slices in layer.channel_readers().items()}
+            norm = f"{path}.norm.norm"
+            if gated:
+                yield batch_norm_scale("s4.token_unit", self, grow={**written, **gated}, shrink=read, norms=[norm])
+            written = rows_of(f"{norm}.weight", bias=True)
+
+    def _stream_symmetries(self) -> list[Symmetry]:
+        """Declares what a stream that only norms read does not show: its mean, or each channel's unit and origin."""
+        encoder = rows_of("encoder.weight", bias=True)
+        layers = [cast(S4ResidualBlock, block) for block in self.layers]
+        written = [block.layer.channel_writers() for block in layers]
+        if self.config.norm_layer == "layernorm":
+            linear = {
+                f"layers.{i}.layer.{name}": slices
+                for i, (_, alone) in enumerate(written)
+                for name, slices in alone.items()
+            }
+            return [written_ones("s4.ones", self, {**encoder, **linear})]
+        grow = {f"layers.{i}.layer.{name}": s for i, (gated, _) in enumerate(written) for name, s in gated.items()}
+        norms = [*(f"layers.{i}.norm.norm" for i in range(len(layers))), "norm.norm"]
+        found = []
+        if all(gated for gated, _ in written):
+            found.append(batch_norm_scale("s4.stream_unit", self, grow={**encoder, **grow}, norms=norms))
+        found.append(batch_norm_shift("s4.stream_origin", self, up={"encoder.bias": Slices()}, norms=norms))
+        for i, (_, alone) in enumerate(written):
+            biases = {f"layers.{i}.layer.{name}": s for name, s in alone.items() if name.endswith("bias")}
+            if biases:
+                found.append(batch_norm_shift("s4.stream_origin", self, up=biases, norms=norms[i + 1 :]))
+        return found
+
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)
         return self.encoder(image.flatten(2).transpose(1, 2))
@@ -165,6 +225,22 @@ class S4ResidualBlock(nn.Module):
         x = x + self.drop_path(self.drop(y.transpose(1, 2)).transpose(1, 2))
         return x if self.prenorm else self.norm(x)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the layer takes from the norm before it, or adds to the sum that the norm behind it reads."""
+        width = len(self.norm.norm.weight)
+        if self.prenorm:
+            grow = rows_of("norm.norm.weight", bias=True)
+            shrink = {f"layer.{name}": slices for name, slices in self.layer.channel_readers().items()}
+            return [scale("s4.norm_gain", width, grow=grow, shrink=shrink)]
+        _, alone = self.layer.channel_writers()
+        writers = {f"layer.{name}": slices for name, slices in alone.items()}
+        if not writers:
+            return []
+        if isinstance(self.norm.norm, nn.LayerNorm):
+            return [written_ones("s4.ones", self, writers)]
+        biases = {name: slices for name, slices in writers.items() if name.endswith("bias")}
+        return [batch_norm_shift("s4.branch_origin", self, up=biases, norms=["norm.norm"])]
+
 
 class ChannelNorm(nn.Module):
     """Normalises the channels of each position, or each channel over batch and positions.
@@ -185,7 +261,7 @@ class ChannelNorm(nn.Module):
         return self.norm(x.flatten(1, -2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
 
 
-def _layer(config: S4Config) -> nn.Module:
+def _layer(config: S4Config) -> S4D | S4Block:
     kept: dict[str, Any] = {name: getattr(config, name) for name in ("d_state", "dt_min", "dt_max")}
     if config.layer == "s4d":
         return S4D(config.embed_dim, dropout=config.drop_rate, **kept)

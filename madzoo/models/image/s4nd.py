@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, rows_of, scale
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.patch_embed import PatchEmbed
@@ -23,6 +24,8 @@ from madzoo.models.image.inputs import CIFAR, IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, register_model
+from madzoo.stream_gauges import NormReader, norm_symmetries, written_ones
+from madzoo.symmetry import Symmetry
 
 __all__ = ["S4NDClassifier", "S4NDConfig"]
 
@@ -131,6 +134,19 @@ class S4NDClassifier(ImageClassifier):
         """Returns the parameters of the state space systems, which the published recipes do not decay."""
         return undecayed(self, S4ND)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the norms of the stream do not show, and what the last one shares with the head."""
+        if not self.num_classes:
+            return []
+        stem = "encoder" if self.config.patch_size == 1 else "patch_embed.proj"
+        writers: dict[str, Slices] = rows_of(f"{stem}.weight", bias=True)
+        for i, block in enumerate(self.blocks):
+            if isinstance(block.get_submodule("layer"), FeedForward):
+                writers |= rows_of(f"blocks.{i}.layer.ff.2.weight", bias=True)
+        biases = {"head.weight": "head.bias"}
+        head = NormReader({"head.weight": COLUMNS}, "norm.norm.weight", "norm.norm.bias", biases, centred=True)
+        return [written_ones("s4nd.ones", self, writers), *norm_symmetries("s4nd", self, head)]
+
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image)
         if self.config.patch_size == 1:
@@ -163,6 +179,16 @@ class S4NDBlock(nn.Module):
         y_BLD = self.layer(y.flatten(1, 2) if self.flat else y).reshape(x_BHWD.shape).flatten(1, 2)
         y_BLD = self.drop(y_BLD.transpose(1, 2)).transpose(1, 2)
         return x_BHWD + self.drop_path(y_BLD.reshape(x_BHWD.shape))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what of the norm can move into what reads it."""
+        names, weight = ("norm.norm.weight", "norm.norm.bias"), "layer.ff.0.0.weight"
+        if isinstance(self.layer, FeedForward):
+            norm = NormReader({weight: COLUMNS}, *names, {weight: "layer.ff.0.0.bias"}, centred=True)
+            return norm_symmetries("s4nd", self, norm)
+        assert isinstance(self.layer, S4ND)
+        shrink = {f"layer.{name}": slices for name, slices in self.layer.channel_readers().items()}
+        return [scale("s4nd.norm_gain", self.layer.d_model, grow=dict.fromkeys(names, Slices()), shrink=shrink)]
 
 
 class Norm(nn.Module):

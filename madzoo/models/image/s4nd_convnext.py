@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, rows_of, scale
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.mlp import mlp
@@ -27,6 +28,8 @@ from madzoo.layers.s4nd import S4ND
 from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info, undecayed
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.stream_gauges import NormReader, norm_symmetries
+from madzoo.symmetry import Symmetry
 
 __all__ = ["S4NDConvNeXt", "S4NDConvNeXtConfig"]
 
@@ -136,6 +139,13 @@ class S4NDConvNeXt(ImageClassifier):
         ]
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what of the last norm can move into the head."""
+        if not self.num_classes:
+            return []
+        names, biases = ("head.norm.weight", "head.norm.bias"), {"head.fc.weight": "head.fc.bias"}
+        return norm_symmetries("s4nd", self, NormReader({"head.fc.weight": COLUMNS}, *names, biases, centred=True))
+
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image, least=self.config.reductions[-1])
         return self.stem(image.permute(0, 2, 3, 1))
@@ -173,6 +183,12 @@ class Stem(nn.Module):
         """Returns the grid of patches."""
         return self.post_stem(self.stem(x_BHWC))
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that an output of the convolution may grow if the column that reads it shrinks."""
+        width = self.post_stem.get_parameter("1.weight").shape[1]
+        grow = {"stem.kernel.0.C": [Slices(), Slices(start=width)]}  # one direction behind the other
+        return [scale("s4nd.output_scale", width, grow=grow, shrink={"post_stem.1.weight": COLUMNS})]
+
 
 class Stage(nn.Module):
     """Halves a grid, but in the first stage, and runs blocks over it.
@@ -198,6 +214,18 @@ class Stage(nn.Module):
     def forward(self, x_BHWD: Tensor) -> Tensor:
         """Returns the stream after the stage."""
         return run_blocks(self.blocks, self.shrink(x_BHWD), recompute=False)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that the channels in front of the downsampling may grow, and those of its convolution."""
+        if not self.shrinks:
+            return []
+        width, conv = len(self.norm_layer.weight), "downsample.s4conv"
+        readers = {f"{conv}.{name}": slices for name, slices in self.downsample.s4conv.channel_readers().items()}
+        grow = rows_of("norm_layer.weight", bias=True)
+        return [
+            scale("s4nd.norm_gain", width, grow=grow, shrink=readers),
+            scale("s4nd.output_scale", width, grow=readers, shrink={"downsample.fc.weight": COLUMNS}),
+        ]
 
     def shrink(self, x_BHWD: Tensor) -> Tensor:
         """Returns the grid that the blocks run over."""
@@ -234,6 +262,15 @@ class Block(nn.Module):
         """Returns the stream after the block."""
         y = self.mlp(self.norm(self.conv_dw(x_BHWD)))
         return x_BHWD + self.drop_path(y if self.gamma is None else y * self.gamma)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what of the norm can move into the perceptron, and that the branch's gain repeats its last map."""
+        biases, names = {"mlp.fc1.weight": "mlp.fc1.bias"}, ("norm.weight", "norm.bias")
+        found = norm_symmetries("s4nd", self, NormReader({"mlp.fc1.weight": COLUMNS}, *names, biases, centred=True))
+        if self.gamma is None:
+            return found
+        rows = rows_of("mlp.fc2.weight", bias=True)
+        return [*found, scale("s4nd.layer_scale", self.conv_dw.d_model, grow={"gamma": Slices()}, shrink=rows)]
 
 
 class Head(nn.Module):

@@ -7,17 +7,17 @@ Axes: B batch, C image channels, M patches, L = M + 1 tokens, D embed_dim, E d_i
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, offset
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import depthwise_conv1d, init_dt_proj, resolve_dt_rank, selective_branch, state_decay_log
-from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, gain_scale, input_output_scale
+from madzoo.layers.mamba_symmetries import conv_scale, dt_basis, input_output_scale, output_scale
 from madzoo.layers.norms import RMSNorm
 from madzoo.layers.patch_embed import PatchEmbed, drop_middle, patch_grid, resample_around_middle
 from madzoo.models.image.inputs import IMAGENET
@@ -26,7 +26,8 @@ from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.ops.causal_conv1d import cast_for_kernel
 from madzoo.ops.gated_mean import gated_mean
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.stream_gauges import NormReader, norm_symmetries, rotation
+from madzoo.symmetry import Symmetry
 
 __all__ = ["Vim", "VimConfig"]
 
@@ -138,12 +139,28 @@ class Vim(ImageClassifier):
         return {"pos_embed", "cls_token"}
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares what couples stem, positions, class token and head."""
+        """Declares what couples stem, positions, class token, blocks and head; the stream has no basis of its own."""
+        width, middle = self.embed_dim, _middle(self.pos_embed.shape[1])
+        # What the target adds, the position embeddings may take away: at every other position, or at the class token.
+        at_token = Slices(axis=2, only=(1, middle))
+        elsewhere = {"pos_embed": [Slices(axis=2), at_token._replace(power=-1.0)]}
         found = [
-            _shift_positions("vim.patch_bias", "patch_embed.proj.bias", width=self.embed_dim, of_token=False),
-            _shift_positions("vim.token_position", "cls_token", width=self.embed_dim, of_token=True),
+            offset("vim.patch_bias", width, up={"patch_embed.proj.bias": Slices()}, down=elsewhere),
+            offset("vim.token_position", width, up={"cls_token": Slices(axis=2)}, down={"pos_embed": at_token}),
         ]
-        return found + ([gain_scale("norm_f.weight", "head.weight", self.embed_dim)] if self.num_classes else [])
+        if not self.num_classes:
+            return found
+        head = NormReader({"head.weight": COLUMNS}, "norm_f.weight")
+        return [*found, *norm_symmetries("vim", self, head), self._rotation(head)]
+
+    def _rotation(self, head: NormReader) -> Symmetry:
+        blocks = [f"layers.{i}" for i in range(len(self.layers))]
+        writers = {"patch_embed.proj.weight": Slices(), "patch_embed.proj.bias": Slices()}
+        writers |= {"cls_token": Slices(axis=2), "pos_embed": Slices(axis=2)}
+        writers |= {f"{block}.mixer.out_proj.weight": Slices() for block in blocks}
+        readers = [NormReader({f"{block}.mixer.in_proj.weight": COLUMNS}, f"{block}.norm.weight") for block in blocks]
+        width = self.embed_dim
+        return rotation("vim.rotation", width, writers=writers, readers=[*readers, head], fixes_ones=False)
 
     def _embed(self, image: Tensor) -> Tensor:
         x_BMD = self.patch_embed(image)
@@ -200,7 +217,7 @@ class VimBlock(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares that a gain of the norm can move into the projection that reads it."""
-        return [gain_scale("norm.weight", "mixer.in_proj.weight", len(self.norm.weight))]
+        return norm_symmetries("vim", self, NormReader({"mixer.in_proj.weight": COLUMNS}, "norm.weight"))
 
 
 class VimMixer(nn.Module):
@@ -261,9 +278,13 @@ class VimMixer(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares the changes of basis inside the mixer, in each direction."""
-        states, rank = self.A_log.shape[1], self.dt_proj.in_features
-        shared = conv_scale(self.out_proj.in_features, convs=("conv1d", "conv1d_b"))
-        return [shared] + [
+        states, rank, inner = self.A_log.shape[1], self.dt_proj.in_features, self.out_proj.in_features
+        convs, directions = {"conv1d.weight": 0, "conv1d_b.weight": 0}, {"x_proj": "D", "x_proj_b": "D_b"}
+        shared = [
+            conv_scale("mamba.conv_scale", inner, convs=convs, in_proj_bias=False),
+            output_scale(states, rank, d_inner=inner, directions=directions),
+        ]
+        return shared + [
             symmetry
             for x_proj, dt_proj in (("x_proj", "dt_proj"), ("x_proj_b", "dt_proj_b"))
             for symmetry in (
@@ -275,19 +296,6 @@ class VimMixer(nn.Module):
 
 def _middle(tokens: int) -> int:
     return (tokens - 1) // 2
-
-
-def _shift_positions(name: str, target: str, *, width: int, of_token: bool) -> Symmetry:
-    # What the target adds, the position embeddings may take away: at the class token, or at every other position.
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        middle = _middle(params["pos_embed"].shape[1])
-        for channel in range(width):
-            added, taken = torch.zeros_like(params[target]), torch.zeros_like(params["pos_embed"])
-            added[..., channel], taken[..., channel] = 1, 0 if of_token else -1
-            taken[:, middle, channel] = -1 if of_token else 0
-            yield {target: added, "pos_embed": taken}
-
-    return Symmetry(name=name, dimension=width, generators=generators)
 
 
 def remap_keys(state: StateDict) -> StateDict:

@@ -10,22 +10,23 @@ Axes: B batch, C image channels, H height, W width of a grid, D width of its sta
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, check_choice
+from madzoo.gauges import COLUMNS, Slices, rows_of
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.mlp import mlp
-from madzoo.layers.pyramid import common_shift, downsample, patch_stem
+from madzoo.layers.pyramid import downsample, patch_stem
 from madzoo.layers.recompute import run_blocks
 from madzoo.layers.ss2d import SS2D
-from madzoo.layers.ss2d_symmetries import affine_scale
 from madzoo.models.image.inputs import IMAGENET
 from madzoo.models.image.protocol import ImageClassifier, init_linear, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem, rename_keys
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.stream_gauges import NormReader, norm_symmetries, rotation, written_ones
 from madzoo.symmetry import Symmetry
 
 __all__ = ["VMamba", "VMambaConfig"]
@@ -154,13 +155,34 @@ class VMamba(ImageClassifier):
             convs.append("patch_embed.5")
         if config.downsample != "v1":
             convs += [f"layers.{i}.downsample.1" for i in range(STAGES - 1)]
-        found = [common_shift(name, self.get_parameter(f"{name}.weight")[0].numel()) for name in convs]
+        found = [written_ones("vmamba.conv_ones", self, rows_of(f"{conv}.weight", bias=True)) for conv in convs]
         if config.downsample == "v1":
-            downs = [(f"layers.{i}.downsample", 4 * config.widths[i]) for i in range(STAGES - 1)]
-            found += [affine_scale(f"{name}.norm", f"{name}.reduction.weight", width) for name, width in downs]
+            for i in range(STAGES - 1):
+                found += norm_symmetries("vmamba", self, self._merging(i))
         if self.num_classes:
-            found.append(affine_scale("classifier.norm", "classifier.head.weight", self.num_features))
+            head = _layer_norm("classifier.norm", "classifier.head", bias=True)
+            found += norm_symmetries("vmamba", self, head) + self._stream_symmetries(head)
         return found
+
+    def _merging(self, stage: int) -> NormReader:
+        return _layer_norm(f"layers.{stage}.downsample.norm", f"layers.{stage}.downsample.reduction", bias=False)
+
+    def _stream_symmetries(self, head: NormReader) -> list[Symmetry]:
+        """Declares that the last stage's stream has no mean and, where a linear map begins it, no basis."""
+        last = f"layers.{STAGES - 1}.blocks"
+        blocks = [
+            (f"{last}.{name}.", cast(VSSBlock, block)) for name, block in self.get_submodule(last).named_children()
+        ]
+        writers: dict[str, Slices] = {}
+        for path, block in blocks:
+            writers |= block.writers(path)
+        before = f"layers.{STAGES - 2}.downsample"
+        if self.config.downsample != "v1":  # a norm begins the stream, whose gain is diagonal
+            return [written_ones("vmamba.ones", self, {**writers, f"{before}.3.bias": Slices()})]
+        writers |= rows_of(f"{before}.reduction.weight", bias=False)
+        readers = [head, *(norm for path, block in blocks for norm in block.norm_readers(path))]
+        turned = rotation("vmamba.rotation", self.num_features, writers=writers, readers=readers, fixes_ones=True)
+        return [written_ones("vmamba.ones", self, writers), turned]
 
     def _embed(self, image: Tensor) -> Tensor:
         self._check_image(image, least=self.config.patch_size)
@@ -224,9 +246,23 @@ class VSSBlock(nn.Module):
 
     def symmetries(self) -> list[Symmetry]:
         """Declares that gain and bias of each norm can move into the projection that reads it."""
-        width = len(self.norm.weight)
-        found = [affine_scale("norm", "op.in_proj.weight", width)]
-        return found + ([affine_scale("norm2", "mlp.fc1.weight", width)] if self.has_mlp else [])
+        return [s for norm in self.norm_readers() for s in norm_symmetries("vmamba", self, norm)]
+
+    def norm_readers(self, prefix: str = "") -> list[NormReader]:
+        """Returns the block's norms and what reads them."""
+        readers = [("norm", "op.in_proj", False)] + ([("norm2", "mlp.fc1", True)] if self.has_mlp else [])
+        return [_layer_norm(f"{prefix}{norm}", f"{prefix}{reader}", bias=bias) for norm, reader, bias in readers]
+
+    def writers(self, prefix: str) -> dict[str, Slices]:
+        """Returns what of the block writes the stream."""
+        found = rows_of(f"{prefix}op.out_proj.weight", bias=False)
+        return found | (rows_of(f"{prefix}mlp.fc2.weight", bias=True) if self.has_mlp else {})
+
+
+def _layer_norm(norm: str, reader: str, *, bias: bool) -> NormReader:
+    weight = f"{reader}.weight"
+    biases = {weight: f"{reader}.bias"} if bias else {}
+    return NormReader({weight: COLUMNS}, f"{norm}.weight", f"{norm}.bias", biases, centred=True)
 
 
 class Classifier(nn.Module):

@@ -7,23 +7,29 @@ An architecture of this project; its scan is Mamba's (arXiv 2312.00752), its ord
 B batch, H height, W width, L = H W, D embed_dim, E = D channels of the scan, N d_state, R dt_rank.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import check_choice
+from madzoo.gauges import COLUMNS, Slices, diagonal_term, rows_of, scale
 from madzoo.layers.drop_path import DropPath
 from madzoo.layers.linear import Linear
+from madzoo.layers.mamba_symmetries import dt_basis, input_output_scale, output_scale, skip_shift
 from madzoo.models.image.protocol import ImageClassifier, make_head, stage_info
 from madzoo.models.image.transfer import fit_head_and_stem
 from madzoo.ops.selective_scan import selective_scan
 from madzoo.ops.traverse import ROUTES, to_grid, to_sequence
 from madzoo.registry import MAX_DEPTH, ModelSpec, PretrainedCfg, register_model
+from madzoo.shift_gauges import batch_norm_scales
+from madzoo.stream_gauges import NormReader, norm_symmetries, written_ones
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["ResidualConvolutions", "Weft", "WeftConfig"]
 
@@ -104,6 +110,12 @@ class ResidualConvolutions(nn.Module):
         """Returns the refined map."""
         return x + self.pair(x)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the scales between convolutions, norms and the ReLU."""
+        norms = [s for i in (0, 3) for s in batch_norm_scales("weft", self, before=f"pair.{i}", norm=f"pair.{i + 1}")]
+        grow, shrink = rows_of("pair.1.weight", bias=True), {"pair.3.weight": COLUMNS}
+        return [*norms, scale("weft.relu_scale", len(self.get_parameter("pair.1.weight")), grow=grow, shrink=shrink)]
+
 
 class ScanDirection(nn.Module):
     """Runs one selective scan over a sequence, with step sizes, B and C computed from the sequence itself.
@@ -136,6 +148,14 @@ class ScanDirection(nn.Module):
             u, delta.to(u.dtype), A, B, C, self.D, delta_bias=bias, delta_softplus=True, reverse=self.reverse
         ).transpose(1, 2)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the units of the states and the space of step features."""
+        rank, states, _ = self.sizes
+        return [
+            input_output_scale(states, rank, x_proj="x_proj"),
+            dt_basis(rank, x_proj="x_proj", dt_proj="dt_proj"),
+        ]
+
 
 class WovenMixer(nn.Module):
     """Mixes tokens along one route of the grid, in both directions, under one gate.
@@ -164,6 +184,18 @@ class WovenMixer(nn.Module):
             x = to_grid(sequence, *x.shape[1:3], route=self.route)
         return self.out_proj(x * F.silu(gate))
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that what both scans give may grow if the columns of the last map shrink."""
+        if not self.directions:
+            return []
+        rank, states, _ = cast(ScanDirection, self.directions[0]).sizes
+        inner = self.out_proj.in_features
+        names = {f"directions.{i}.x_proj": f"directions.{i}.D" for i in range(len(self.directions))}
+        return [
+            output_scale(states, rank, d_inner=inner, directions=names),
+            skip_shift(inner, "directions.0.D", "directions.1.D"),
+        ]
+
 
 class WeftBlock(nn.Module):
     """Adds a local convolution, a woven scan and an MLP to the stream, one after the other.
@@ -186,6 +218,13 @@ class WeftBlock(nn.Module):
         x = x_BHWD + self.local(x_BHWD.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.drop_path(self.mixer(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what of the norms can move into the maps that read them."""
+        mixer = NormReader({"mixer.in_proj.weight": COLUMNS}, "norm1.weight", "norm1.bias", centred=True)
+        biases = {"mlp.0.weight": "mlp.0.bias"}
+        mlp = NormReader({"mlp.0.weight": COLUMNS}, "norm2.weight", "norm2.bias", biases, centred=True)
+        return norm_symmetries("weft", self, mixer) + norm_symmetries("weft", self, mlp)
 
 
 class Weft(ImageClassifier):
@@ -212,6 +251,19 @@ class Weft(ImageClassifier):
         self.norm = nn.LayerNorm(dim)
         self.head_drop = nn.Dropout(config.drop_rate)
         self.head = make_head(dim, config.num_classes)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the stem's scales, what the last norm shares with the head, and the mean of the last stream."""
+        found = list(_stem_symmetries(self))
+        if not self.num_classes:
+            return found
+        biases = {"head.weight": "head.bias"}
+        head = NormReader({"head.weight": COLUMNS}, "norm.weight", "norm.bias", biases, centred=True)
+        # Behind the last local convolution only norms read the stream.
+        last = f"blocks.{len(self.blocks) - 1}"
+        writers = {f"{last}.local.bias": Slices(), f"{last}.mixer.out_proj.weight": Slices()}
+        writers |= rows_of(f"{last}.mlp.2.weight", bias=True)
+        return [*found, *norm_symmetries("weft", self, head), written_ones("weft.ones", self, writers)]
 
     def no_weight_decay(self) -> set[str]:
         """Returns the names of parameters that weight decay must leave alone: the scans' A_log and D."""
@@ -256,6 +308,52 @@ def _make_residual_stem(config: WeftConfig) -> nn.Sequential:
         layers += [*_convolution(inputs, outputs, stride=stride), nn.ReLU()]
         layers += [ResidualConvolutions(outputs) for _ in range(blocks)]
     return nn.Sequential(*layers)
+
+
+def _stem_symmetries(model: Weft) -> Iterator[Symmetry]:
+    """Yields the scales of the stem's convolutions and norms and, under ReLUs, those of a stage's stream."""
+    stem = [(name, layer) for name, layer in model.stem.named_children()]
+    starts = [i for i, (_, layer) in enumerate(stem) if isinstance(layer, nn.Conv2d)]
+    for start in starts:
+        yield from batch_norm_scales("weft", model, before=f"stem.{start}", norm=f"stem.{start + 1}")
+    last = starts[-1]
+    grow, shrink = _stage_ends(last, len(stem) if model.config.stem_blocks else last + 3)
+    yield _embedded_scale(model.config.embed_dim, {**rows_of(f"stem.{last + 1}.weight", bias=True), **grow}, shrink)
+    if not model.config.stem_blocks:
+        return
+    for start, after in itertools.pairwise(starts):
+        grow, shrink = _stage_ends(start, after)
+        grow |= rows_of(f"stem.{start + 1}.weight", bias=True)
+        shrink[f"stem.{after}.weight"] = COLUMNS
+        yield scale("weft.stage_scale", len(model.get_parameter(f"stem.{start}.weight")), grow=grow, shrink=shrink)
+
+
+def _stage_ends(start: int, after: int) -> tuple[dict[str, Slices], dict[str, Slices]]:
+    """Returns what the residual pairs of a stage add to its channels, and what of them reads these."""
+    grow: dict[str, Slices] = {}
+    shrink: dict[str, Slices] = {}
+    for i in range(start + 3, after):
+        grow |= rows_of(f"stem.{i}.pair.4.weight", bias=True)
+        shrink[f"stem.{i}.pair.0.weight"] = COLUMNS
+    return grow, shrink
+
+
+def _embedded_scale(width: int, grow: dict[str, Slices], shrink: dict[str, Slices]) -> Symmetry:
+    """Declares that the stem's channels may grow: the first block's local convolution, and the sum with it, read them.
+
+    The sum is a further unit in the middle of the channel's kernel.
+    """
+    plain = scale("weft.stem_scale", width, grow=grow, shrink=shrink)
+    local = "blocks.0.local.weight"
+
+    def terms(params: Parameters) -> Iterator[Term]:
+        assert plain.terms is not None
+        yield from plain.terms(params)
+        kernel = params[local].clone()
+        kernel[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2] += 1
+        yield diagonal_term(local, kernel, Slices(), width, -1.0)
+
+    return from_terms("weft.stem_scale", width, terms)
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int) -> tuple[nn.Conv2d, nn.BatchNorm2d]:

@@ -10,6 +10,7 @@ Axes: B windows, L context, C channels (variates, covariates last), P patch, T t
 H horizon, S positions of a scan.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,12 +18,16 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, Slices, basis, offset, rows_of, scale, vector_term
 from madzoo.layers.layer_stack import LayerStack
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba_plus import MambaPlus
 from madzoo.layers.point_forecaster import PointForecaster
 from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
 from madzoo.models.series.point_config import ACTIVATIONS, check_layers, check_norm_and_dropout
+from madzoo.shift_gauges import shift
+from madzoo.stream_gauges import NormReader, norm_symmetries, unseen_mean, written_ones, zero_sum
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = [
     "BiMambaPlus",
@@ -137,6 +142,23 @@ class BiMambaPlus(PointForecaster):
         x_BCTD = self.dropout(self.local_token_layer["value_embedding"](patches_BCTP))
         return self.head["linear"](self._encode(x_BCTD)[:, :channels].flatten(2)).mT
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what couples the last norm with the forecast and with the last layer."""
+        width, weight = self.config.d_model, "head.linear.weight"
+        tokens = tuple(Slices(axis=1, start=t * width) for t in range(self.config.num_tokens))
+        names = ("encoder.norm.weight", "encoder.norm.bias")
+        last = NormReader({weight: tokens}, *names, {weight: "head.linear.bias"}, centred=True)
+        ones = {f"encoder.mamba_layers.{self.config.depth - 1}.addnorm_ffn.norm.bias": Slices()}
+        embedding = rows_of("local_token_layer.value_embedding.weight", bias=True)
+        mambas = ["mamba_forward"] + (["mamba_backward"] if self.config.bidirectional else [])
+        first = dict.fromkeys((f"encoder.mamba_layers.0.{mamba}.in_proj.weight" for mamba in mambas), COLUMNS)
+        if self.config.residual:
+            tokens_free = unseen_mean("bi_mamba_plus.token_mean", width, writers=embedding, readers=first)
+        else:
+            tokens_free = basis("bi_mamba_plus.token_basis", width, forward=embedding, backward=first)
+        found = [written_ones("bi_mamba_plus.ones", self, ones), tokens_free]
+        return norm_symmetries("bi_mamba_plus", self, last) + found
+
     def _encode(self, x_BCTD: Tensor) -> Tensor:
         batch, mixed = len(x_BCTD), self.config.mix_channels
         x_XSD = (x_BCTD.transpose(1, 2) if mixed else x_BCTD).flatten(0, 1)
@@ -167,7 +189,7 @@ class BiMambaPlusLayer(nn.Module):
     def __init__(self, config: BiMambaPlusConfig) -> None:
         super().__init__()
         width = config.d_model
-        self.residual = config.residual
+        self.residual, self.widths = config.residual, (config.d_ff, width)
         self.mamba_forward = _mixer(config)
         self.addnorm_for = _norm(width)
         self.mamba_backward: MambaPlus | None = None
@@ -192,8 +214,38 @@ class BiMambaPlusLayer(nn.Module):
             y_BSD = y_BSD + self._add(self.addnorm_back, self.mamba_backward(x_BSD, reverse=True), x_BSD)
         return self._add(self.addnorm_ffn, self.dropout(self.ffn(y_BSD)), y_BSD)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the norms behind the sums do not show, and that their shifts add up and may go around."""
+        hidden, width = self.widths
+        mambas = ["mamba_forward"] + ([] if self.mamba_backward is None else ["mamba_backward"])
+        writers = {f"{mamba}.out_proj.weight": Slices() for mamba in mambas} | rows_of("ffn.3.weight", bias=True)
+        found = [written_ones("bi_mamba_plus.ones", self, writers)]
+        if self.mamba_backward is not None:
+            first, second = ({f"addnorm_{way}.norm.bias": Slices()} for way in ("for", "back"))
+            down = {"ffn.3.bias": Slices()} if self.residual else {}
+            passed = {"readers": {"ffn.0.weight": "ffn.0.bias"}, "down": down}
+            found.append(offset("bi_mamba_plus.two_shifts", width, up=first, down=second))
+            found.append(shift("bi_mamba_plus.token_shift", width, up=first, **passed))
+        else:
+            names = ("addnorm_for.norm.weight", "addnorm_for.norm.bias")
+            norm = NormReader({"ffn.0.weight": COLUMNS}, *names, centred=True)
+            sums = {"reader": "ffn.0.weight", "norm": norm, "reader_bias": "ffn.0.bias"}
+            found.append(zero_sum("bi_mamba_plus.zero_sum", hidden, **sums))
+            found.append(from_terms("bi_mamba_plus.token_shift", 1, _common_shift_terms))
+        if isinstance(self.ffn[1], nn.ReLU):
+            grow, shrink = rows_of("ffn.0.weight", bias=True), {"ffn.3.weight": COLUMNS}
+            found.append(scale("bi_mamba_plus.relu_scale", hidden, grow=grow, shrink=shrink))
+        return found
+
     def _add(self, addnorm: nn.ModuleDict, new: Tensor, old: Tensor) -> Tensor:
         return addnorm["norm"](old + new if self.residual else new)
+
+
+def _common_shift_terms(params: Parameters) -> Iterator[Term]:
+    """A common shift of the norm that is applied twice: itself and the last norm do not see it, the first map does."""
+    width = len(params["addnorm_for.norm.bias"])
+    yield vector_term("addnorm_for.norm.bias", torch.ones(1, width, dtype=torch.float64))
+    yield vector_term("ffn.0.bias", -params["ffn.0.weight"].sum(1).unsqueeze(0))
 
 
 def mixes_channels(correlation: Tensor, *, threshold: float = 0.6) -> bool:

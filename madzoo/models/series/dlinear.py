@@ -5,15 +5,19 @@ All channels share the two maps (the published default, ``individual=False``).
 Axes: B series (batch times channels), L context, H horizon, Q quantiles.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d, pad
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import Slices, offset
 from madzoo.layers.linear import Linear
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import DirectConfig, DirectForecaster, horizon_adapter, register_forecasters
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["DLinear", "DLinearConfig", "moving_average"]
 
@@ -58,6 +62,8 @@ class DLinear(DirectForecaster):
         torch.Size([2, 12, 3, 1])
     """
 
+    config: DLinearConfig
+
     def __init__(self, config: DLinearConfig) -> None:
         super().__init__(config, instance_norm=config.instance_norm)
         self.kernel_size = config.kernel_size
@@ -75,6 +81,35 @@ class DLinear(DirectForecaster):
         trend_BL = moving_average(scaled.values, self.kernel_size)
         y = self.Linear_Seasonal(scaled.values - trend_BL) + self.Linear_Trend(trend_BL)
         return y.unflatten(-1, (self.prediction_length, -1)).sort(-1).values
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that one map would do: what both add up to is all that the forecast shows."""
+        rows, length = self.Linear_Trend.weight.shape
+        found = [
+            offset("dlinear.bias", rows, up={"Linear_Seasonal.bias": Slices()}, down={"Linear_Trend.bias": Slices()}),
+            from_terms("dlinear.two_maps", rows * length, self._map_terms),
+        ]
+        if self.config.instance_norm:  # what is scaled sums to zero
+            both = {f"Linear_{part}.weight": Slices() for part in ("Seasonal", "Trend")}
+            found.append(offset("dlinear.series_zero_sum", rows, up=both, down={}))
+        return found
+
+    def _map_terms(self, params: Parameters) -> Iterator[Term]:
+        # W (I - M) + V M stays if W gains G M and V loses G (I - M), any G, one element at a time.
+        rows, length = params["Linear_Trend.weight"].shape
+        one = torch.eye(length, dtype=torch.float64)
+        average = moving_average(one, self.kernel_size).T
+        number = torch.arange(rows * length)
+        for part, source in (("Seasonal", average), ("Trend", average - one)):
+            yield Term(
+                parameter=f"Linear_{part}.weight",
+                axis=0,
+                rows=number // length,
+                coefficients=number,
+                source=source,
+                source_rows=number % length,
+                weights=torch.ones(len(number), dtype=torch.float64),
+            )
 
 
 def moving_average(x_BL: Tensor, size: int) -> Tensor:

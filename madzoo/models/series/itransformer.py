@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, Slices, rows_of
+from madzoo.layers.attention_symmetries import attention_symmetries
 from madzoo.layers.linear import Linear
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import (
@@ -19,6 +21,9 @@ from madzoo.models.series.direct import (
     register_forecasters,
 )
 from madzoo.registry import MAX_DEPTH
+from madzoo.shift_gauges import shift
+from madzoo.stream_gauges import NormReader, norm_symmetries, unseen_mean, written_ones, zero_sum
+from madzoo.symmetry import Symmetry
 
 __all__ = ["ITransformer", "ITransformerConfig"]
 
@@ -86,6 +91,7 @@ class ITransformer(DirectForecaster):
     """
 
     channels_meet = True
+    config: ITransformerConfig
 
     def __init__(self, config: ITransformerConfig) -> None:
         super().__init__(config, instance_norm=config.instance_norm, norm_eps=config.norm_eps)
@@ -101,6 +107,37 @@ class ITransformer(DirectForecaster):
         x_BCD = self.enc_embedding(scaled.values).unflatten(0, (-1, channels))
         y_S = self.projector(self.encoder(x_BCD)).flatten(0, 1)
         return y_S.unflatten(-1, (self.prediction_length, -1)).sort(-1).values
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what couples embedding, layers and forecast."""
+        biases = {"projector.weight": "projector.bias"}
+        last = NormReader(
+            {"projector.weight": COLUMNS}, "encoder.norm.weight", "encoder.norm.bias", biases, centred=True
+        )
+        found = norm_symmetries("itransformer", self, last)
+        embedding, layers = "enc_embedding.value_embedding", "encoder.attn_layers.{}"
+        if self.config.instance_norm:
+            weight = f"{embedding}.weight"
+            values, rows = NormReader({weight: COLUMNS}, centred=True), self.config.d_model
+            found.append(zero_sum("itransformer.series_zero_sum", rows, reader=weight, norm=values, reader_bias=None))
+        depth = self.config.depth
+        before = [f"{embedding}.bias", *(f"{layers.format(i)}.norm2.bias" for i in range(depth - 1))]
+        for i, bias in enumerate(before):
+            attention = f"{layers.format(i)}.attention"
+            maps = [f"{attention}.{part}_projection" for part in ("query", "key", "value")]
+            readers = {f"{name}.weight": f"{name}.bias" for name in maps}
+            passed = {"readers": readers, "down": {f"{attention}.out_projection.bias": Slices()}}
+            found.append(shift("itransformer.token_shift", self.config.d_model, up={bias: Slices()}, **passed))
+            if i:  # what these maps read is normalised
+                norm = NormReader(dict.fromkeys(readers, COLUMNS), bias.replace("bias", "weight"), bias, centred=True)
+                for weight, own in readers.items():
+                    sums = {"reader": weight, "norm": norm, "reader_bias": own}
+                    found.append(zero_sum("itransformer.zero_sum", self.config.d_model, **sums))
+        first = [f"{layers.format(0)}.attention.{part}_projection.weight" for part in ("query", "key", "value")]
+        ends = {"writers": rows_of(f"{embedding}.weight", bias=True), "readers": dict.fromkeys(first, COLUMNS)}
+        found.append(unseen_mean("itransformer.token_mean", self.config.d_model, **ends))
+        ones = {f"{layers.format(depth - 1)}.norm2.bias": Slices()}
+        return [*found, written_ones("itransformer.ones", self, ones)]
 
 
 class SeriesEmbedding(nn.Module):
@@ -150,6 +187,18 @@ class EncoderLayer(nn.Module):
         hidden = self.dropout(F.gelu(self.conv1(x_BCD.mT)))
         return self.norm2(x_BCD + self.dropout(self.conv2(hidden)).mT)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the norms behind the sums do not show, and that the first one's shift may go around."""
+        writers = rows_of("attention.out_projection.weight", bias=True) | rows_of("conv2.weight", bias=True)
+        passed = {"readers": {"conv1.weight": "conv1.bias"}, "down": {"conv2.bias": Slices()}}
+        hidden = NormReader({"conv1.weight": COLUMNS}, "norm1.weight", "norm1.bias", centred=True)
+        sums = {"reader": "conv1.weight", "norm": hidden, "reader_bias": "conv1.bias"}
+        return [
+            zero_sum("itransformer.zero_sum", self.conv1.out_channels, **sums),
+            written_ones("itransformer.ones", self, writers),
+            shift("itransformer.token_shift", len(self.norm1.weight), up={"norm1.bias": Slices()}, **passed),
+        ]
+
 
 class Attention(nn.Module):
     """Lets every token of a sample read every other one: [B, C, D] -> [B, C, D]."""
@@ -170,6 +219,20 @@ class Attention(nn.Module):
         # Written out: torch's fused form has no rule for vmap, by which per-sample derivatives are taken.
         weights_BNCC = self.dropout((q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1))
         return self.out_projection((weights_BNCC @ v).transpose(1, 2).flatten(2))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares the coordinates of each head, and the biases that no output shows."""
+        query, key, value = (rows_of(f"{part}_projection.weight", bias=True) for part in ("query", "key", "value"))
+        return attention_symmetries(
+            "attention",
+            heads=self.num_heads,
+            size=self.out_projection.in_features // self.num_heads,
+            query=query,
+            key=key,
+            value=value,
+            out="out_projection.weight",
+            out_bias="out_projection.bias",
+        )
 
 
 def _remap_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:

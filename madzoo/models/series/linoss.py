@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError
 from madzoo.layers.linear import Linear
 from madzoo.layers.linoss import LinOSS
+from madzoo.layers.mamba_symmetries import skip_shift
 from madzoo.models.series.direct import check_at_least_one, register_forecasters
 from madzoo.models.series.patch_trunk import TRUNKS, PatchBlock, PatchConfig, PatchForecaster, adapt_patch_weights
 from madzoo.ops.oscillator_scan import DISCRETIZATIONS
+from madzoo.symmetry import Symmetry
 
 __all__ = ["LinOSSBlock", "LinOSSConfig", "LinOSSForecaster"]
 
@@ -64,6 +66,12 @@ class LinOSSBlock(PatchBlock[LinOSSConfig]):
         self.linoss_forward = LinOSS(width, **oscillators)
         self.linoss_backward = LinOSS(width, **oscillators) if config.bidirectional else None
         self.gate = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), Linear(width, 2 * width), nn.GLU(-1))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares that both directions have one skip: only the sum of their D counts."""
+        if self.linoss_backward is None:
+            return []
+        return [skip_shift(len(self.linoss_forward.D), "linoss_forward.D", "linoss_backward.D")]
 
     def mix(self, x_BTD: Tensor) -> Tensor:
         """Returns the gated sum of the directions.

@@ -11,7 +11,6 @@ Axes: B series (batch times channels), L context, T tokens, P steps of a token, 
 tokens of the horizon, Q quantiles.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import rows_of
+from madzoo.layers.attention_symmetries import attention_symmetries
 from madzoo.layers.delta_net import DeltaNet
 from madzoo.layers.linear import Linear
 from madzoo.layers.long_conv import LongConv
@@ -35,7 +36,8 @@ from madzoo.models.series.direct import (
     register_forecasters,
 )
 from madzoo.registry import MAX_DEPTH
-from madzoo.symmetry import Parameters, Symmetry
+from madzoo.shift_gauges import unseen
+from madzoo.symmetry import Symmetry
 
 __all__ = ["AttentionReadOut", "LongConvDelta", "LongConvDeltaBlock", "LongConvDeltaConfig"]
 
@@ -172,13 +174,20 @@ class AttentionReadOut(nn.Module):
         return y.unflatten(-1, (-1, levels)).flatten(1, 2)[:, :horizon].sort(dim=-1).values
 
     def symmetries(self) -> list[Symmetry]:
-        """Declares that each head may name its coordinates as it likes, where it compares and where it reads."""
-        shape = (self.num_heads, self.query_proj.out_features // self.num_heads)
-        compared = ("query_proj.weight", "query_proj.bias")
-        return [
-            _basis_change("read_out.query_basis", shape, grow=compared, shrink="key_proj.weight", axis=0),
-            _basis_change("read_out.value_basis", shape, grow=("value_proj.weight",), shrink="out_proj.weight", axis=1),
-        ]
+        """Declares the coordinates of each head, and what of its reading the quantiles do not show."""
+        width, outputs = self.quantiles.in_features, self.quantiles.out_features
+        writers = {"out_proj.weight": width}
+        silent = unseen("read_out.unseen", width, writers=writers, reader="quantiles.weight", outputs=outputs)
+        return ([silent] if silent.dimension else []) + attention_symmetries(
+            "read_out",
+            heads=self.num_heads,
+            size=self.query_proj.out_features // self.num_heads,
+            query=rows_of("query_proj.weight", bias=True),
+            key=rows_of("key_proj.weight", bias=False),
+            value=rows_of("value_proj.weight", bias=False),
+            out="out_proj.weight",
+            out_bias=None,
+        )
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
@@ -243,32 +252,6 @@ class LongConvDelta(DirectForecaster):
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort: positions, and what the layers name."""
         return {"pos_embed", "head.positions"} | named_by_layers(self)
-
-
-def _basis_change(name: str, shape: tuple[int, int], *, grow: Sequence[str], shrink: str, axis: int) -> Symmetry:
-    """Declares that the rows of each head in ``grow`` may be multiplied by a matrix, if those in ``shrink`` undo it.
-
-    These lie along ``axis``, and are multiplied by the inverse of the transposed matrix.
-    """
-    heads, width = shape
-
-    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
-        change = torch.matrix_exp(t.reshape(heads, width, width))
-        grown = {name: _act(change, params[name], 0) for name in grow}
-        return {**params, **grown, shrink: _act(change.inverse().mT, params[shrink], axis)}
-
-    def generators(params: Parameters) -> Iterator[dict[str, Tensor]]:
-        for unit in torch.eye(heads * width**2).to(params[shrink]).unflatten(1, (heads, width, width)):
-            grown = {name: _act(unit, params[name], 0) for name in grow}
-            yield {**grown, shrink: -_act(unit.mT, params[shrink], axis)}
-
-    return Symmetry(name=name, dimension=heads * width**2, generators=generators, transform=transform)
-
-
-def _act(matrices: Tensor, tensor: Tensor, axis: int) -> Tensor:
-    rows = tensor.movedim(axis, 0)
-    moved = matrices @ rows.reshape(*matrices.shape[:2], -1)
-    return moved.reshape(rows.shape).movedim(0, axis)
 
 
 register_forecasters(

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, Places, Slices
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.mamba2 import Mamba2
 from madzoo.models.series.direct import check_at_least_one, register_forecasters
@@ -74,6 +75,12 @@ class PatchMambaBlock(PatchBlock[PatchMambaConfig]):
         """Sets one Mamba per direction."""
         self.mamba_forward = _mixer(config)
         self.mamba_backward = _mixer(config) if config.bidirectional else None
+
+    def linear_ends(self) -> tuple[Places, Places]:
+        """Returns the outer projections of the directions."""
+        mambas = ["mamba_forward"] + ([] if self.mamba_backward is None else ["mamba_backward"])
+        writers = {f"{mamba}.out_proj.weight": Slices() for mamba in mambas}
+        return writers, {f"{mamba}.in_proj.weight": COLUMNS for mamba in mambas}
 
     def mix(self, x_BTD: Tensor) -> Tensor:
         """Returns the sum of the directions.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from madzoo.layers.linear import Linear
 from madzoo.layers.s4d import S4DKernel
+from madzoo.layers.s4d_null_space import kernel_null_space
 from madzoo.models.series.direct import register_forecasters
 from madzoo.models.series.patch_trunk import (
     HORIZON_TENSORS,
@@ -23,6 +24,7 @@ from madzoo.models.series.patch_trunk import (
     adapt_patch_weights,
 )
 from madzoo.registry import PretrainedCfg
+from madzoo.symmetry import Symmetry
 
 __all__ = ["HORIZON_TENSORS", "PatchS4D", "PatchS4DBlock", "PatchS4DConfig"]
 
@@ -62,7 +64,18 @@ class PatchS4DBlock(PatchBlock[PatchS4DConfig]):
         self.kernel_forward = S4DKernel(d_model, **system)
         self.kernel_backward = S4DKernel(d_model, **system) if config.bidirectional else None
         self.D = nn.Parameter(torch.randn(d_model))
+        self.kernel_length = config.num_tokens
         self.gate = nn.Sequential(nn.GELU(), nn.Dropout(config.dropout), Linear(d_model, 2 * d_model), nn.GLU(-1))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what a kernel as short as the context cannot show of its systems, where it is too short for all."""
+        found = kernel_null_space(
+            self.kernel_length,
+            2 * self.kernel_forward.C.shape[1],
+            len(self.D),
+            backward=self.kernel_backward is not None,
+        )
+        return [] if found is None else [found]
 
     def mix(self, x_BTD: Tensor) -> Tensor:
         """Returns the gated convolutions.

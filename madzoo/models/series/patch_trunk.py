@@ -9,15 +9,16 @@ Axes: B series (batch times channels), L context, P patch, T tokens, D d_model, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, Places, Slices, rows_of
 from madzoo.layers.linear import Linear
 from madzoo.layers.quantile_head import QuantileHead
 from madzoo.layers.series_scaler import ScaledSeries
@@ -30,6 +31,9 @@ from madzoo.models.series.direct import (
     horizon_adapter,
 )
 from madzoo.registry import MAX_DEPTH
+from madzoo.shift_gauges import shift
+from madzoo.stream_gauges import NormReader, rotation, zero_sum
+from madzoo.symmetry import Symmetry
 
 __all__ = ["HORIZON_TENSORS", "TRUNKS", "PatchBlock", "PatchConfig", "PatchForecaster", "adapt_patch_weights"]
 
@@ -129,6 +133,13 @@ class PatchBlock(nn.Module, ABC, Generic[ConfigT]):
         Shapes: normalised tokens [B, T, D] -> [B, T, D].
         """
 
+    def linear_ends(self) -> tuple[Places, Places] | None:
+        """Returns what of the mixer writes the stream and what reads its norm, where all of that is linear maps.
+
+        None where anything else does, as a convolution of each channel: then the stream has a basis of its own.
+        """
+        return None
+
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Returns the mixed tokens."""
         x_BTD = x_BTD + self.dropout(self.mix(self.norm1(x_BTD)))
@@ -146,6 +157,7 @@ class PatchForecaster(DirectForecaster):
     """
 
     block: ClassVar[type[PatchBlock[Any]]]
+    config: PatchConfig
 
     def __init__(self, config: PatchConfig) -> None:
         super().__init__(config)
@@ -202,6 +214,41 @@ class PatchForecaster(DirectForecaster):
         for block in self.blocks:
             x_BTD = block(x_BTD)
         return self.norm(x_BTD)
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the scaled series do not show, the last bias, and that a stream has no basis of its own."""
+        found = []
+        if self.linear_skip is not None:  # what is scaled sums to zero
+            name, rows = "linear_skip.weight", self.linear_skip.out_features
+            values = NormReader({name: COLUMNS}, centred=True)
+            found.append(zero_sum("patch.skip_zero_sum", rows, reader=name, norm=values, reader_bias=None))
+        if not self.config.final_norm:
+            last = f"blocks.{len(self.blocks) - 1}.feed_forward.3.bias"
+            biases = {weight: weight.replace("weight", "bias") for weight in self._head_readers()}
+            options = {"up": {last: Slices()}, "readers": biases, "slices": self._tokens_of_head()}
+            found.append(shift("patch.last_bias", self.config.d_model, **options))
+        ends = [cast(PatchBlock[Any], block).linear_ends() for block in self.blocks]
+        return [*found, self._rotation([end for end in ends if end])] if all(ends) else found
+
+    def _rotation(self, ends: list[tuple[Places, Places]]) -> Symmetry:
+        writers: dict[str, Slices | Sequence[Slices]] = {"patch_embed.weight": Slices(), "pos_embed": COLUMNS}
+        readers = [NormReader(dict.fromkeys(self._head_readers(), self._tokens_of_head()))]
+        for i, (written, read) in enumerate(ends):
+            block = f"blocks.{i}"
+            writers |= {f"{block}.{name}": slices for name, slices in written.items()}
+            writers |= rows_of(f"{block}.feed_forward.3.weight", bias=True)
+            readers.append(NormReader({f"{block}.{name}": slices for name, slices in read.items()}))
+            readers.append(NormReader({f"{block}.feed_forward.0.weight": COLUMNS}))
+        width = self.config.d_model
+        return rotation("patch.rotation", width, writers=writers, readers=readers, fixes_ones=False)
+
+    def _head_readers(self) -> list[str]:
+        if self.config.bottleneck:
+            return ["head.bottleneck.0.weight"]
+        return ["head.projection.weight"] + ([] if self.head.gate is None else ["head.gate.weight"])
+
+    def _tokens_of_head(self) -> tuple[Slices, ...]:
+        return tuple(Slices(axis=1, start=t * self.config.d_model) for t in range(self.config.num_tokens))
 
     def no_weight_decay(self) -> set[str]:
         """Returns the parameters that weight decay would only distort: positions, and what the mixers name."""

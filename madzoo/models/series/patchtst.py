@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, Places, rows_of
 from madzoo.layers.windows import WindowAttention
 from madzoo.models.series.direct import register_forecasters
 from madzoo.models.series.patch_trunk import TRUNKS, PatchBlock, PatchConfig, PatchForecaster, adapt_patch_weights
@@ -52,6 +53,10 @@ class PatchTSTBlock(PatchBlock[PatchTSTConfig]):
     def build_mixer(self, config: PatchTSTConfig) -> None:
         """Sets the attention."""
         self.attention = WindowAttention(config.d_model, config.num_heads)
+
+    def linear_ends(self) -> tuple[Places, Places]:
+        """Returns the projections of the attention."""
+        return rows_of("attention.proj.weight", bias=True), {"attention.qkv.weight": COLUMNS}
 
     def mix(self, x_BTD: Tensor) -> Tensor:
         """Returns what each token read.

@@ -3,12 +3,14 @@
 Axes: B series (batch times channels), C channels, L context, H horizon, Q quantiles.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
+from madzoo.gauges import COLUMNS, vector_term
 from madzoo.layers.linear import Linear
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import (
@@ -18,6 +20,8 @@ from madzoo.models.series.direct import (
     horizon_adapter,
     register_forecasters,
 )
+from madzoo.stream_gauges import NormReader, zero_sum
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["RLinear", "RLinearConfig"]
 
@@ -94,6 +98,8 @@ class RLinear(DirectForecaster):
         torch.Size([2, 12, 3, 1])
     """
 
+    config: RLinearConfig
+
     def __init__(self, config: RLinearConfig) -> None:
         super().__init__(config, instance_norm=config.instance_norm, norm_eps=config.norm_eps)
         self.num_channels = config.affine_channels or None
@@ -110,6 +116,66 @@ class RLinear(DirectForecaster):
         y = self.Linear(self.dropout(x_BL))
         y = y if self.rev is None else self.rev.inverse(y)
         return y.unflatten(-1, (self.prediction_length, -1)).sort(-1).values
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the scaled series, which sum to zero, do not show, and how offsets may be told otherwise."""
+        rows, channels = self.Linear.out_features, self.config.affine_channels
+        if channels > 1:
+            return [from_terms("rlinear.offsets", 2, _offset_terms)]
+        if channels:
+            return [from_terms("rlinear.single_channel", 2 + rows, _single_channel_terms)]
+        values = NormReader({"Linear.weight": COLUMNS}, centred=True)
+        options = {"reader": "Linear.weight", "norm": values, "reader_bias": None}
+        return [zero_sum("rlinear.series_zero_sum", rows, **options)] if self.config.instance_norm else []
+
+
+def _offset_terms(params: Parameters) -> Iterator[Term]:
+    """Offsets b enter as (b (W 1 - 1) + c) / gain: b may be shifted, and W 1 and b change units against each other.
+
+    What is scaled sums to zero, so that W 1 may be anything: the same is added to all of a row.
+    """
+    weight, offsets = params["Linear.weight"], params["rev.affine_bias"]
+    visible = weight.sum(1) - 1
+    yield vector_term("rev.affine_bias", torch.stack([torch.ones_like(offsets), offsets]))
+    yield vector_term("Linear.bias", torch.stack([-visible, torch.zeros_like(visible)]))
+    yield _row_sums(weight, -visible, coefficients=torch.ones(len(weight), dtype=torch.long))
+
+
+def _single_channel_terms(params: Parameters) -> Iterator[Term]:
+    """One channel's gain and offset are taken up by the map, whose rows' sums are taken up by its bias."""
+    weight, bias, rows = params["Linear.weight"], params["Linear.bias"], torch.arange(len(params["Linear.bias"]))
+    gain, b = params["rev.affine_weight"], params["rev.affine_bias"]
+    zeros, visible = torch.zeros(len(bias), len(bias), dtype=torch.float64), weight.sum(1) - 1
+    # Generator 0: the gain; the map's gain a / (a + 1e-10) and the offsets' 1 / (a + 1e-10) follow.
+    grown = gain / (gain + 1e-10)
+    yield vector_term("rev.affine_weight", torch.stack([gain]))
+    scaled = weight * (grown - 1)
+    yield Term(
+        parameter="Linear.weight",
+        axis=0,
+        rows=rows,
+        coefficients=torch.zeros_like(rows),
+        source=scaled,
+        source_rows=rows,
+        weights=torch.ones(len(rows), dtype=torch.float64),
+    )
+    offset_kept = grown * (bias + b * visible) - b * scaled.sum(1)
+    # Generator 1: the offset; the others: sums of rows.
+    yield vector_term(
+        "Linear.bias", torch.cat([torch.stack([offset_kept, -visible]), zeros - b * torch.eye(len(bias))])
+    )
+    one = torch.ones(1, dtype=torch.float64)
+    shifted = vector_term("rev.affine_bias", torch.stack([one * 0, one]))
+    yield shifted
+    yield _row_sums(weight, torch.ones(len(bias)), coefficients=2 + rows)
+
+
+def _row_sums(weight: Tensor, amounts: Tensor, *, coefficients: Tensor) -> Term:
+    """Adds to row i, all of it alike, so that its sum grows by amounts[i]."""
+    rows = torch.arange(len(weight))
+    source = torch.full((1, weight.shape[1]), 1 / weight.shape[1], dtype=torch.float64)
+    where = {"rows": rows, "coefficients": coefficients, "source_rows": torch.zeros_like(rows)}
+    return Term(parameter="Linear.weight", axis=0, source=source, weights=amounts.double(), **where)
 
 
 register_forecasters(

@@ -15,12 +15,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from madzoo.gauges import COLUMNS, Slices, rows_of, scale
 from madzoo.layers.layer_stack import LayerStack
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.point_forecaster import PointForecaster
 from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
 from madzoo.models.series.point_config import ACTIVATIONS, check_layers, check_norm_and_dropout
+from madzoo.shift_gauges import shift
+from madzoo.stream_gauges import NormReader, norm_symmetries, unseen_mean, written_ones, zero_sum
+from madzoo.symmetry import Symmetry
 
 __all__ = ["SMamba", "SMambaConfig", "SMambaEncoder", "SMambaLayer", "remap_keys"]
 
@@ -103,6 +107,23 @@ class SMamba(PointForecaster):
         x_BCD = self.encoder(self.dropout(self.enc_embedding["value_embedding"](x_BCL)))
         return self.projector(x_BCD[:, :channels]).mT
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what couples the embedding, the last norm and the forecast."""
+        biases, weight = {"projector.weight": "projector.bias"}, "enc_embedding.value_embedding.weight"
+        last = NormReader(
+            {"projector.weight": COLUMNS}, "encoder.norm.weight", "encoder.norm.bias", biases, centred=True
+        )
+        ones = {f"encoder.attn_layers.{self.config.depth - 1}.norm2.bias": Slices()}
+        found = [*norm_symmetries("s_mamba", self, last), written_ones("s_mamba.ones", self, ones)]
+        first = [f"encoder.attn_layers.0.{mamba}.in_proj.weight" for mamba in ("attention", "attention_r")]
+        ends = {"writers": rows_of(weight, bias=True), "readers": dict.fromkeys(first, COLUMNS)}
+        found.append(unseen_mean("s_mamba.token_mean", self.config.d_model, **ends))
+        if self.use_norm:
+            values = NormReader({weight: COLUMNS}, centred=True)
+            rows = self.config.d_model
+            found.append(zero_sum("s_mamba.series_zero_sum", rows, reader=weight, norm=values, reader_bias=None))
+        return found
+
 
 class SMambaEncoder(LayerStack):
     """Applies the layers and a last norm.
@@ -143,6 +164,22 @@ class SMambaLayer(nn.Module):
         x_BCD = self.norm1(x_BCD + mixed)
         hidden = self.dropout(self.activation(self.conv1(x_BCD)))
         return self.norm2(x_BCD + self.dropout(self.conv2(hidden)))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the norms behind the sums do not show, and that the first one's shift may go around."""
+        writers = {f"{mamba}.out_proj.weight": Slices() for mamba in ("attention", "attention_r")}
+        passed = {"readers": {"conv1.weight": "conv1.bias"}, "down": {"conv2.bias": Slices()}}
+        hidden = NormReader({"conv1.weight": COLUMNS}, "norm1.weight", "norm1.bias", centred=True)
+        sums = {"reader": "conv1.weight", "norm": hidden, "reader_bias": "conv1.bias"}
+        found = [
+            zero_sum("s_mamba.zero_sum", self.conv1.out_features, **sums),
+            written_ones("s_mamba.ones", self, writers | rows_of("conv2.weight", bias=True)),
+            shift("s_mamba.token_shift", len(self.norm1.weight), up={"norm1.bias": Slices()}, **passed),
+        ]
+        if isinstance(self.activation, nn.ReLU):
+            grow, shrink = rows_of("conv1.weight", bias=True), {"conv2.weight": COLUMNS}
+            found.append(scale("s_mamba.relu_scale", self.conv1.out_features, grow=grow, shrink=shrink))
+        return found
 
 
 # Modules of the authors' layers that no forward pass uses: two Mamba blocks and an attention, all of width 11.

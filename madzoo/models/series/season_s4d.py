@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from madzoo.errors import CheckpointError
+from madzoo.gauges import Slices, offset
 from madzoo.layers.quantile_levels import check_symmetric
 from madzoo.layers.season_grid import SeasonGrid
 from madzoo.layers.series_scaler import ScaledSeries
@@ -25,6 +26,7 @@ from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
 from madzoo.models.series.patch_trunk import adapt_patch_weights
 from madzoo.registry import PretrainedCfg, register_alias
+from madzoo.symmetry import Symmetry
 
 __all__ = ["SeasonS4D", "SeasonS4DConfig"]
 
@@ -118,6 +120,14 @@ class SeasonS4D(PatchS4D):
             return y_BHQ
         mirrored = scaled._replace(values=-scaled.values, last=-scaled.last)
         return 0.5 * (y_BHQ - super().forecast_scaled(mirrored, channels).flip(-1))
+
+    def symmetries(self) -> list[Symmetry]:
+        """Declares, beside the trunk's, that the mirror image hides a shift of all quantiles of a step."""
+        found = super().symmetries()
+        if self.config.sign_average:
+            up = {"head.projection.bias": Slices(block=len(self.config.quantile_levels))}
+            found.append(offset("season.mirrored_shift", self.config.prediction_length, up=up, down={}))
+        return found
 
     @staticmethod
     def num_anchors(config: Any) -> int:

@@ -13,16 +13,21 @@ Axes: B windows, L context, C channels, N features at the high and M at the low 
 X rows: windows times channels where channels are independent, else windows; S positions: one, or channels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from madzoo.gauges import COLUMNS, Slices, basis, scale, vector_term
 from madzoo.layers.linear import Linear
 from madzoo.layers.mamba import Mamba
 from madzoo.layers.point_forecaster import PointForecaster
 from madzoo.models.series.direct import check_at_least_one, horizon_adapter, register_forecasters
 from madzoo.models.series.point_config import check_norm_and_dropout
+from madzoo.shift_gauges import shift, unseen
+from madzoo.stream_gauges import NormReader, zero_sum
+from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = ["AffinePerChannel", "TimeMachine", "TimeMachineConfig"]
 
@@ -115,6 +120,41 @@ class TimeMachine(PointForecaster):
         y_BCH = self._mixed(rows_XSL).reshape(len(values), values.shape[2], -1)
         return y_BCH.mT if self.revin_layer is None else self.revin_layer.restore(y_BCH.mT)
 
+    def symmetries(self) -> list[Symmetry]:
+        """Declares what the last map and the normalised series do not show, and what moves through the last map."""
+        high, low, horizon = self.lin3.out_features, self.lin3.in_features, self.config.prediction_length
+        inner = self.mamba3.d_inner
+        below = {"lin3.weight": low, "lin3.bias": 1}
+        if not self.config.residual:
+            below = {}
+        above = {"mamba3.out_proj.weight": inner}
+        if self.config.mix_channels:
+            above["mamba4.out_proj.weight"] = self.mamba4.d_inner
+        reader = {"reader": "lin4.weight", "outputs": horizon}
+        found = [
+            unseen("timemachine.unseen_below", high, writers=below, **reader),
+            unseen("timemachine.unseen_above", high, writers=above, start=high, **reader),
+            shift("timemachine.bias", high, up={"lin3.bias": Slices()}, readers={"lin4.weight": "lin4.bias"}),
+            self._above_basis(high),
+        ]
+        if self.revin_layer is not None:
+            found.append(from_terms("timemachine.channel_offset", 1, _channel_offset_terms))
+        else:
+            values = NormReader({"lin1.weight": COLUMNS}, centred=True)
+            options = {"reader": "lin1.weight", "norm": values, "reader_bias": None}
+            found.append(zero_sum("timemachine.series_zero_sum", high, **options))
+        return [symmetry for symmetry in found if symmetry.dimension]
+
+    def _above_basis(self, high: int) -> Symmetry:
+        """The blocks that read the high resolution are read by the last map alone, by columns of its own."""
+        columns, mixed = Slices(axis=1, start=high), self.config.mix_channels
+        writers = {f"{name}.out_proj.weight": Slices() for name in ("mamba3", "mamba4")}
+        if mixed:
+            return basis("timemachine.above_basis", high, forward=writers, backward={"lin4.weight": columns})
+        # One block gives all features, the other one feature at a time: both have only a common unit.
+        grow = {"mamba3.out_proj.weight": Slices(block=high), "mamba4.out_proj.weight": Slices()}
+        return scale("timemachine.above_scale", 1, grow=grow, shrink={"lin4.weight": columns._replace(block=high)})
+
     def _mixed(self, rows_XSL: Tensor) -> Tensor:
         high_XSN = self.lin1(rows_XSL)
         dropped_XSN = self.dropout1(high_XSN)
@@ -155,6 +195,14 @@ class AffinePerChannel(nn.Module):
     def restore(self, y: Tensor) -> Tensor:
         """Takes forecasts back."""
         return (y - self.affine_bias) / (self.affine_weight + self.eps * self.eps)
+
+
+def _channel_offset_terms(params: Parameters) -> Iterator[Term]:
+    """All channels may be shifted alike where they enter: the first map takes it back, the last one returns it."""
+    one, offset = torch.ones(1, dtype=torch.float64), "revin_layer.affine_bias"
+    yield vector_term(offset, one.expand(1, len(params[offset])))
+    yield vector_term("lin1.bias", -params["lin1.weight"].sum(1).unsqueeze(0))
+    yield vector_term("lin4.bias", one.expand(1, len(params["lin4.bias"])))
 
 
 HORIZON_TENSORS = ("lin4.weight", "lin4.bias")  # all whose shape holds H
