@@ -133,12 +133,13 @@ def geometry(
     dataset: Dataset = None,
     split: Annotated[str | None, typer.Option(help="Part of the data set; default: validation.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the sample.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Replace the folder's geometry.json and its card.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Measure the local dimension of a checkpoint, without writing anything."""
+    """Measure the geometry of a checkpoint: symmetries, local dimension, flatness."""
     from madzoo.workflows.report import geometry
 
-    found = geometry(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir)
+    found = geometry(name, dataset=dataset, split=split, seed=seed, data_dir=data_dir, write=write)
     print_(geometry_table(found, title=name))
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "ShapeError",
     "NotCausalError",
     "BackendError",
+    "SymmetryError",
     "check_choice",
     "nearest",
 ]
@@ -93,6 +94,10 @@ def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str | None:
     """Returns ``did you mean a, b?`` for the closest known words, or None when nothing is close."""
     close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else None
+
+
+class SymmetryError(MadzooError, ValueError):
+    """A declared symmetry that moves the output of its model."""
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

@@ -57,6 +57,11 @@ def geometry_table(report: Any, *, title: str) -> Table:
         "last singular value counted": _number(measured.sigma_r),
         "first one not counted": _number(measured.sigma_next),
         "gap, in decades": _number(measured.gap_decades),
+        "lost to symmetries": f"{report.ledger.lost} ({'verified' if report.ledger.verified else 'formula'})",
+        "upper bound": f"{report.ledger.upper_bound}",
+        "dead, always active units": f"{report.ledger.dead_units}, {report.ledger.always_active_units}",
+        "stable rank": _number(report.effective.stable_rank),
+        "largest Hessian eigenvalue": _number(report.curvature.lambda_max) if report.curvature else "",
         "output": f"{measured.output}, {measured.dtype}",
         "sample": f"{report.n} of {report.dataset} {report.split}, seed {report.seed}",
     }

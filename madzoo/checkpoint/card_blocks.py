@@ -4,12 +4,13 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from madzoo.checkpoint.card_records import CardRecords, Evaluation, Row
+from madzoo.checkpoint.card_records import CardRecords, Evaluation, Geometry, Row
 
-__all__ = ["BLOCKS", "HEADINGS"]
+__all__ = ["BLOCKS", "GEOMETRY_PLOT", "HEADINGS", "QUANTIZATION_PLOT"]
 
 FRACTIONS = {"top1": "top-1", "top5": "top-5"}
 LABELS = FRACTIONS | {"mse": "MSE", "mae": "MAE", "nll": "NLL (nats)", "ece": "ECE"}
+GEOMETRY_PLOT = "geometry.png"
 QUANTIZATION_PLOT = "quantization.png"
 INTERVALS = {
     "image-classification": "Brackets: 95 % Wilson interval.",
@@ -75,28 +76,74 @@ def results(records: CardRecords) -> str:
 
 
 def geometry(records: CardRecords) -> str:
-    """States the rank, the sample it was measured on, and what it does not say."""
+    """States what the outputs can see of the parameters: a bound, the measured rank, and how flat the loss is."""
     if (report := records.geometry) is None:
         return "Not measured yet."
+    parts = [_bounds(report), _ledger(report), _measurement(report), _flatness(report)]
+    if GEOMETRY_PLOT in records.plots:
+        parts.append(f"![singular values of the Jacobian]({GEOMETRY_PLOT})")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _bounds(report: Geometry) -> str:
+    found, structural = report.measured, report.structural
+    bound = f"≥ {found.rank:,} ({found.rows:,} rows)" if found.row_limited else f"{found.rank:,}"
+    certified = "verified" if structural.verified else "by formula"
+    text = (
+        f"Of {report.params.total:,} parameters symmetries take away {structural.lost:,}: on no sample can the local "
+        f"dimension pass **{structural.upper_bound:,}** ({certified}). Measured: **{bound}**."
+    )
+    return text + (" The sample limits this rank: it is a lower bound, not the dimension." if found.row_limited else "")
+
+
+def _ledger(report: Geometry) -> str:
+    lines = [["what the outputs cannot see", "modules", "parameters"]]
+    for item in report.structural.items:
+        if item.lost and not item.on_data:
+            lines.append([f"`{item.name}`", str(item.modules), f"{item.lost:,}"])
+    if report.inactive.lost:
+        units = f"{report.inactive.dead_units} dead, {report.inactive.always_active_units} always active units"
+        lines.append([f"{units} on this sample", "", f"{report.inactive.lost:,}"])
+    lines.append(["unexplained on this sample", "", f"{report.unexplained:,}"])
+    lines.append(["local dimension on this sample", "", f"{report.measured.rank:,}"])
+    checked = (
+        f"{report.structural.generators_checked:,} generators were checked, each in three random mixtures: their "
+        f"derivative is at most {report.structural.max_relative_jvp:.0e} of a random direction's."
+    )
+    return f"{_table(lines)}\n\n{checked}"
+
+
+def _measurement(report: Geometry) -> str:
     found, data = report.measured, report.data
     seed = "" if data.seed is None else f", drawn with seed {data.seed}"
-    bound = f"≥ {found.rank} ({found.rows} rows)" if found.row_limited else str(found.rank)
     text = (
-        f"Local dimension: **{bound}** of {report.params.total:,} parameters. It is the rank of the Jacobian of the "
-        f"{report.output} with respect to all parameters, in {report.dtype}, on {_samples(data.n)} of {data.dataset} "
-        f"({data.split}{seed}); every element of the output is a row."
+        f"The local dimension is the rank of the Jacobian of the {report.output} with respect to all parameters, in "
+        f"{report.dtype}, on {_samples(data.n)} of {data.dataset} ({data.split}{seed}); every element of the output is "
+        "a row."
     )
-    if found.row_limited:
-        text += " The sample limits this rank: it is a lower bound, not the dimension."
     table = {
         "rows": f"{found.rows:,}",
         "largest singular value": _number(found.sigma_max),
         "last counted": _number(found.sigma_r),
         "first not counted": _number(found.sigma_next),
-        "gap (decades)": _number(found.gap_decades),
         **{f"rank at {key} of the largest": f"{value:,}" for key, value in found.rank_at.items()},
+        "stable rank": _number(report.effective.stable_rank),
+        "participation ratio": _number(report.effective.participation_ratio),
+        "entropy rank": _number(report.effective.entropy_rank),
     }
     return f"{text}\n\n{_table([list(table), list(table.values())])}"
+
+
+def _flatness(report: Geometry) -> str:
+    if (bent := report.curvature) is None:
+        return ""
+    error = "" if bent.trace_stderr is None else f" ± {_number(bent.trace_stderr)}"
+    noise = "" if bent.noise_scale is None else f"; gradient noise scale {_number(bent.noise_scale)} samples"
+    return (
+        f"Flatness of the mean loss ({_number(bent.loss)}) on {_samples(bent.n)}: largest Hessian eigenvalue "
+        f"{_number(bent.lambda_max)} (residual {_number(bent.lambda_max_residual)}), trace "
+        f"{_number(bent.trace)}{error} ({bent.probes} probes){noise}."
+    )
 
 
 def quantization(records: CardRecords) -> str:

@@ -40,7 +40,7 @@ class Summary(BaseModel):
 class GeometrySummary(Summary):
     """The ``geometry:`` block. ``local_dimension`` is a number only where the sample did not limit it."""
 
-    version: int = Field(default=SCHEMA, serialization_alias="schema")
+    version: int = Field(default=2, serialization_alias="schema")
     weights_sha256: str
     report_sha256: str
     dataset: str
@@ -50,10 +50,11 @@ class GeometrySummary(Summary):
     output: str
     dtype: str
     num_params: int
-    rows: int
-    row_limited: bool
+    upper_bound: int
+    upper_bound_is: str
     local_dimension: int | str
-    gap_decades: float | None
+    stable_rank: float
+    lambda_max: float | None
 
 
 class QuantizationSummary(Summary):
@@ -131,10 +132,11 @@ def _geometry(records: CardRecords) -> dict[str, Any] | None:
         output=report.output,
         dtype=report.dtype,
         num_params=report.params.total,
-        rows=found.rows,
-        row_limited=found.row_limited,
+        upper_bound=report.structural.upper_bound,
+        upper_bound_is="verified" if report.structural.verified else "formula",
         local_dimension=f"≥ {found.rank}, {found.rows} rows" if found.row_limited else found.rank,
-        gap_decades=_rounded(found.gap_decades),
+        stable_rank=_rounded(report.effective.stable_rank),
+        lambda_max=_rounded(report.curvature.lambda_max) if report.curvature else None,
     ).scalars()
 
 

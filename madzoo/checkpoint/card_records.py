@@ -89,14 +89,70 @@ class Measured(Record):
     method: str
 
 
+class LostItem(Record):
+    """A symmetry and what it takes away."""
+
+    name: str
+    modules: int
+    lost: int
+    independent: bool
+    on_data: bool
+
+
+class Structural(Record):
+    """The symmetry ledger; see :class:`madzoo.geometry.SymmetryLedger`."""
+
+    lost: int
+    upper_bound: int
+    generators_checked: int
+    max_relative_jvp: float
+    verified: bool
+    items: tuple[LostItem, ...]
+
+
+class Inactive(Record):
+    """ReLU units that do not bend on the sample."""
+
+    dead_units: int
+    always_active_units: int
+    lost: int
+
+
+class Effective(Record):
+    """How evenly the sample's directions are used."""
+
+    stable_rank: float
+    participation_ratio: float
+    entropy_rank: float
+
+
+class Flatness(Record):
+    """The curvature of the mean loss; see :class:`madzoo.geometry.Curvature`."""
+
+    loss: float
+    lambda_max: float
+    lambda_max_residual: float
+    trace: float
+    trace_stderr: float | None
+    probes: int
+    noise_scale: float | None
+    n: int
+
+
 class Geometry(Report):
     """``geometry.json``."""
 
+    version: Literal[2] = Field(alias="schema")  # type: ignore[assignment]
     output: str
     dtype: str
     data: Sample
     params: Count
+    structural: Structural
     measured: Measured
+    effective: Effective
+    inactive: Inactive
+    unexplained: int
+    curvature: Flatness | None
 
 
 class Rounded(Record):

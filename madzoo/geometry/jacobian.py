@@ -4,22 +4,16 @@ Legend: K elements in one sample's output, n samples, m = n K rows, P parameters
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, DataError, ShapeError, nearest
+from madzoo.errors import DataError, ShapeError
+from madzoo.geometry.selection import Output, count, resolve_output, select_parameters
 
-__all__ = ["OUTPUTS", "count_parameters", "float64_copy", "jacobian_rows"]
-
-OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "logits": lambda y: y,
-    "forecast": lambda y: y,
-    "median": lambda y: y[..., y.shape[-1] // 2],
-    "log_probs": lambda y: y.log_softmax(-1),
-    "probabilities": lambda y: y.softmax(-1),
-}
+__all__ = ["count_parameters", "float64_copy", "jacobian_rows"]
 
 
 def float64_copy(model: nn.Module) -> nn.Module:
@@ -36,44 +30,49 @@ def float64_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def count_parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module, parameters: str | Sequence[str] | None = None) -> int:
     """Counts real degrees of freedom: trainable or frozen alike, tied ones once, complex ones twice."""
-    return sum(p.numel() * (2 if p.is_complex() else 1) for p in _differentiable(model))
+    return count(select_parameters(model, parameters))
 
 
-def jacobian_rows(model: nn.Module, inputs: Tensor, *, output: str = "logits") -> Iterator[Tensor]:
+def jacobian_rows(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    output: Output = "logits",
+    parameters: str | Sequence[str] | None = None,
+) -> Iterator[Tensor]:
     """Yields the m rows of ``D_theta f_theta(inputs)``, one [P] vector per element of the output tensor.
 
     The network runs in eval mode, one sample at a time (so normalisation never couples samples), and each output
     element is differentiated by one plain backward pass: any module autograd can differentiate will do.
 
     Args:
-        model: any module whose forward takes one tensor and returns one tensor.
+        model: any module whose forward takes one tensor.
         inputs: [n, ...], moved to the model's device, floating ones widened to float64; NaN may mark missing values
             where the model says so.
         output: what is differentiated. ``"logits"`` and ``"forecast"`` both mean the forward's own output,
             ``"median"`` the middle one of a forecast's quantiles;
             ``"log_probs"`` and ``"probabilities"`` put a softmax on its last axis, which loses directions exactly
-            (a common shift of the logits) and numerically (saturation): prefer logits.
+            (a common shift of the logits) and numerically (saturation): prefer logits. Or a function of whatever the
+            forward returns.
+        parameters: the columns, see :func:`madzoo.geometry.selection.select_parameters`; None means all.
 
     Raises:
-        ConfigError: when ``output`` is unknown.
-        ShapeError: when the forward returns no tensor, or one that is not float64 or has no row per sample.
+        ConfigError: when ``output`` is unknown, or a pattern of ``parameters`` matches nothing.
+        ShapeError: when there is no tensor to differentiate, or one that is not float64 or has no row per sample.
         DataError: when a row is not finite.
 
     Cost: m backward passes of one sample; the consumer decides how many rows to keep.
     """
-    if output not in OUTPUTS:
-        raise ConfigError(
-            f"unknown output {output!r}.", asked=output, looked=", ".join(OUTPUTS), todo=nearest(output, OUTPUTS)
-        )
+    function = resolve_output(output)
     if not isinstance(inputs, Tensor) or inputs.ndim == 0:
         raise ShapeError("inputs must be one tensor of samples [n, ...].", asked=_describe(inputs))
     twin, x = _prepare(model, inputs)
-    parameters = _differentiable(twin)
+    columns = list(select_parameters(twin, parameters).values())
     for sample in x.split(1):
-        for element in _output_elements(twin, sample, output):
-            yield _row(element, parameters)
+        for element in _output_elements(twin, sample, function):
+            yield _row(element, columns)
 
 
 # The caller may be under no_grad or inference_mode; a generator must not hold such a context across a yield,
@@ -85,9 +84,9 @@ def _prepare(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 @torch.inference_mode(False)
-def _output_elements(twin: nn.Module, sample: Tensor, output: str) -> tuple[Tensor, ...]:
+def _output_elements(twin: nn.Module, sample: Tensor, function: Callable[[Any], Tensor]) -> tuple[Tensor, ...]:
     with torch.enable_grad():
-        return OUTPUTS[output](_one_output(twin, sample)).flatten().unbind()
+        return _one_output(twin, sample, function).flatten().unbind()
 
 
 @torch.inference_mode(False)
@@ -103,13 +102,17 @@ def _row(element: Tensor, parameters: list[nn.Parameter]) -> Tensor:
     return row
 
 
-def _one_output(twin: nn.Module, sample: Tensor) -> Tensor:
-    y = twin(sample)
+def _one_output(twin: nn.Module, sample: Tensor, function: Callable[[Any], Tensor]) -> Tensor:
+    value = twin(sample)
+    try:
+        y = function(value)
+    except (AttributeError, TypeError) as error:
+        y = error if not isinstance(value, Tensor) else function(value)
     if not isinstance(y, Tensor):
         raise ShapeError(
-            f"{type(twin).__name__} returns {_describe(y)}, not one tensor.",
+            f"{type(twin).__name__} returns {_describe(value)}, of which there is no one tensor.",
             asked="the Jacobian of its forward",
-            todo="wrap it in a module that returns the tensor to differentiate",
+            todo="output=a function of what it returns, giving the tensor to differentiate",
         )
     if y.dtype != torch.float64:
         raise ShapeError(
@@ -120,10 +123,6 @@ def _one_output(twin: nn.Module, sample: Tensor) -> Tensor:
             "the output has no row per sample.", asked=f"1 sample {tuple(sample.shape)}", resolved=tuple(y.shape)
         )
     return y
-
-
-def _differentiable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.is_floating_point() or p.is_complex()]
 
 
 def _widen(t: Tensor) -> Tensor:

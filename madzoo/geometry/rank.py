@@ -5,7 +5,8 @@ Legend: m rows (elements of the output on the sample), P parameters, k = min(m, 
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, nearest
 from madzoo.geometry.jacobian import count_parameters, jacobian_rows
+from madzoo.geometry.selection import Output, output_name
 
 __all__ = [
     "METHODS",
@@ -21,6 +23,7 @@ __all__ = [
     "LocalDimension",
     "Spectrum",
     "local_dimension",
+    "measure_spectrum",
     "singular_values",
     "triangular_factor",
 ]
@@ -45,9 +48,10 @@ class LocalDimension:
         gap_decades: log10(sigma_r / sigma_next); None where either is missing or sigma_next is exactly 0.
         rank_at: rank at other relative thresholds, keys :data:`THRESHOLDS`.
         rtol: the relative threshold used.
-        output: what was differentiated, a key of :data:`madzoo.geometry.jacobian.OUTPUTS`.
+        output: what was differentiated, a key of :data:`madzoo.geometry.selection.OUTPUTS` or a function's name.
         method: ``"svd"`` of the Jacobian, or ``"qr"``: svd of its triangular factor.
         dtype: ``"float64"``.
+        resamples, rank_std: bootstrap samples of X, and the standard deviation of the rank over them (None for 0).
     """
 
     rank: int
@@ -63,6 +67,8 @@ class LocalDimension:
     output: str
     method: str
     dtype: str = "float64"
+    resamples: int = 0
+    rank_std: float | None = None
 
     @property
     def ill_conditioned(self) -> bool:
@@ -92,7 +98,15 @@ class LocalDimension:
 
 
 def local_dimension(
-    model: nn.Module, inputs: Tensor, *, output: str = "logits", rtol: float | None = None, method: str = "auto"
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    output: Output = "logits",
+    rtol: float | None = None,
+    method: str = "auto",
+    parameters: str | Sequence[str] | None = None,
+    resamples: int = 0,
+    seed: int = 0,
 ) -> LocalDimension:
     """Measures the local dimension of a network: the rank of ``D_theta f_theta(X)`` in float64.
 
@@ -104,13 +118,19 @@ def local_dimension(
         model: any module whose forward takes one tensor and returns one tensor.
         inputs: the sample X, [n, ...].
         output: what is differentiated: ``"logits"``, ``"forecast"``, ``"median"``, ``"log_probs"``,
-            ``"probabilities"``.
+            ``"probabilities"``, or a function of what the forward returns.
         rtol: relative threshold; None means ``max(m, P) * eps``, numpy's rule.
         method: ``"svd"`` of the m x P Jacobian, ``"qr"`` (SVD of the triangular factor of its longer side, built in
             blocks), or ``"auto"``: qr where one side is at least twice the other.
+        parameters: shell patterns of the parameters to count as columns, for instance ``"*A_log"``; None means all.
+        resamples: how many times the rank is measured again on n samples drawn from X with replacement: their
+            standard deviation is ``rank_std``. No resample can exceed ``rank`` in exact arithmetic: it tells how much
+            of the rank hangs on single samples.
+        seed: of the resamples.
 
     Raises:
-        ConfigError: on an unknown output or method, or a negative rtol.
+        ConfigError: on an unknown output or method, a negative rtol, a negative number of resamples, or a pattern that
+            matches no parameter.
         ShapeError, DataError: as :func:`madzoo.geometry.jacobian.jacobian_rows`.
 
     Cost: m backward passes; min(m, 4P) rows of P doubles in memory; O(m P min(m, P)) flops.
@@ -123,16 +143,59 @@ def local_dimension(
         >>> local_dimension(net, torch.randn(100, 5)).rank  # 3 * (5 + 4 - 3)
         18
     """
+    found, _ = measure_spectrum(
+        model,
+        inputs,
+        output=output,
+        rtol=rtol,
+        method=method,
+        parameters=parameters,
+        resamples=resamples,
+        seed=seed,
+    )
+    return found
+
+
+def measure_spectrum(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    output: Output = "logits",
+    rtol: float | None = None,
+    method: str = "auto",
+    parameters: str | Sequence[str] | None = None,
+    resamples: int = 0,
+    seed: int = 0,
+) -> tuple[LocalDimension, Tensor]:
+    """Measures as :func:`local_dimension`, and returns the singular values [min(m, P)] beside it."""
     if method not in METHODS:
         raise ConfigError(
             f"unknown method {method!r}.", asked=method, looked=", ".join(METHODS), todo=nearest(method, METHODS)
         )
     if rtol is not None and not 0 <= rtol < 1:
         raise ConfigError("rtol lies in [0, 1).", asked=rtol)
-    num_params = count_parameters(model)
-    spectrum = singular_values(jacobian_rows(model, inputs, output=output), num_params, method=method)
+    if resamples < 0:
+        raise ConfigError("resamples counts from 0.", asked=resamples)
+    num_params = count_parameters(model, parameters)
+    rows = jacobian_rows(model, inputs, output=output, parameters=parameters)
+    kept = list(rows) if resamples else None  # the draws repeat rows: nothing is differentiated twice
+    spectrum = singular_values(kept or rows, num_params, method=method)
     rtol = max(spectrum.rows, num_params) * EPS if rtol is None else rtol
-    return _summarise(spectrum, num_params=num_params, rtol=rtol, output=output)
+    spread = _resample(kept, len(inputs), rtol, resamples, seed) if kept else None
+    found = _summarise(spectrum, num_params=num_params, rtol=rtol, output=output_name(output))
+    return dataclasses.replace(found, resamples=resamples, rank_std=spread), spectrum.sigma
+
+
+def _resample(rows: list[Tensor], n: int, rtol: float, resamples: int, seed: int) -> float:
+    """Returns the standard deviation of the rank over bootstrap samples of the n inputs."""
+    random = torch.Generator().manual_seed(seed)
+    by_sample = torch.stack(rows).unflatten(0, (n, -1))
+    ranks = []
+    for _ in range(resamples):
+        drawn = by_sample[torch.randint(n, (n,), generator=random).unique()].flatten(0, 1)
+        sigma = singular_values(drawn.unbind(), drawn.shape[1]).sigma
+        ranks.append(float((sigma > rtol * sigma[0]).sum()) if len(sigma) else 0.0)
+    return statistics.pstdev(ranks)
 
 
 class Spectrum(NamedTuple):

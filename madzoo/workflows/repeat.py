@@ -1,7 +1,8 @@
 """Whether a repeated measurement agrees with the stated one, within tolerances that another machine must meet.
 
 Ranks and counts must be equal. Singular values may differ by 1e-6 of themselves plus 1e-12 of the largest: the last
-digits of a float64 SVD. A metric may differ by 1e-3 of itself or by two samples: float32 sums depend on the machine.
+digits of a float64 SVD; what is computed from them, and the curvature, by 1e-3 of itself. A metric may differ by 1e-3
+of itself or by two samples: float32 sums depend on the machine.
 Times and versions are not compared.
 """
 
@@ -26,7 +27,36 @@ def geometry_differences(stated: GeometryReport, found: GeometryReport) -> list[
     for key in ("sigma_max", "sigma_r"):
         if not _close(getattr(old, key), getattr(new, key), relative=1e-6, absolute=floor):
             wrong.append(f"{key} {getattr(old, key)}, now {getattr(new, key)}")
+    wrong += _ledger_differences(stated, found) + _real_differences(stated, found)
     return [f"geometry.json: {text}" for text in wrong]
+
+
+def _ledger_differences(stated: GeometryReport, found: GeometryReport) -> list[str]:
+    old = {item.name: item.lost for item in stated.ledger.items}
+    new = {item.name: item.lost for item in found.ledger.items}
+    return [
+        f"{name} takes {old.get(name)}, now {new.get(name)}"
+        for name in sorted(old | new)
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _real_differences(stated: GeometryReport, found: GeometryReport) -> list[str]:
+    """Compares reals to 1e-3 relative: sums in another order move their last digits only."""
+    pairs = {
+        key: (getattr(stated.effective, key), getattr(found.effective, key))
+        for key in ("stable_rank", "participation_ratio", "entropy_rank")
+    }
+    if (stated.curvature is None) != (found.curvature is None):
+        return ["a curvature is there once only"]
+    if stated.curvature and found.curvature:
+        keys = ("loss", "lambda_max", "trace")
+        pairs |= {key: (getattr(stated.curvature, key), getattr(found.curvature, key)) for key in keys}
+    return [
+        f"{key} {old}, now {new}"
+        for key, (old, new) in pairs.items()
+        if not _close(old, new, relative=1e-3, absolute=0.0)
+    ]
 
 
 def sensitivity_differences(stated: SensitivityReport, found: SensitivityReport) -> list[str]:

@@ -21,7 +21,7 @@ from madzoo.geometry import report as measure_geometry
 from madzoo.geometry.report import SCHEMA as GEOMETRY_SCHEMA
 from madzoo.quantization import SensitivityReport, sensitivity
 from madzoo.quantization.sensitivity import SCHEMA as QUANTIZATION_SCHEMA
-from madzoo.workflows.card_plots import plot_sensitivity
+from madzoo.workflows.card_plots import plot_sensitivity, plot_spectrum
 from madzoo.workflows.repeat import geometry_differences, sensitivity_differences
 from madzoo.workflows.report_data import ReportData, load_report_data
 
@@ -58,7 +58,7 @@ def report(
     """
     subject = _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed))
     if recompute or subject.is_stale(GEOMETRY_FILE, GEOMETRY_SCHEMA):
-        write_report(subject.folder, GEOMETRY_FILE, subject.geometry().to_dict())
+        _write_geometry(subject.geometry(), subject.folder)
     if recompute or subject.is_stale(QUANTIZATION_FILE, QUANTIZATION_SCHEMA):
         found = subject.sensitivity()
         write_report(subject.folder, QUANTIZATION_FILE, found.to_dict())
@@ -73,9 +73,18 @@ def geometry(
     split: str | None = None,
     seed: int | None = None,
     data_dir: Path | str | None = None,
+    write: bool = False,
 ) -> GeometryReport:
-    """Measures a checkpoint's local dimension without writing anything; arguments and errors as :func:`report`."""
-    return _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed)).geometry()
+    """Measures a checkpoint's geometry; with ``write`` its folder's report and card are replaced.
+
+    Other arguments and errors as :func:`report`.
+    """
+    subject = _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed))
+    found = subject.geometry()
+    if write:
+        _write_geometry(found, subject.folder)
+        write_card(subject.folder)
+    return found
 
 
 def check(name: Path | str, *, recompute: bool = False, data_dir: Path | str | None = None) -> Path:
@@ -171,6 +180,8 @@ class _Subject:
             self.model,
             (data.sample, None),
             output=data.output,
+            loss_fn=data.loss,
+            curvature_batch=data.curvature_batch,
             dataset=data.dataset,
             split=data.split,
             seed=data.seed,
@@ -200,6 +211,11 @@ class _Subject:
         if present := read_report(self.folder, QUANTIZATION_FILE):
             wrong += sensitivity_differences(SensitivityReport.from_dict(present), self.sensitivity())
         return wrong
+
+
+def _write_geometry(found: GeometryReport, folder: Path) -> None:
+    write_report(folder, GEOMETRY_FILE, found.to_dict())
+    plot_spectrum(found, folder)
 
 
 def _flat(present: Mapping[str, Any]) -> dict[str, Any]:

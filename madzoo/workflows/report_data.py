@@ -4,7 +4,7 @@ Axes: n samples, L context, H horizon, C channels.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from madzoo.errors import ConfigError
 from madzoo.geometry.jacobian import count_parameters
 from madzoo.geometry.report import sample_sha256
 from madzoo.quantization.sensitivity import METRICS, Metric
+from madzoo.training.losses import cross_entropy, pinball
 from madzoo.workflows.training_task import VALIDATION_SEED, table_values
 
 __all__ = ["ReportData", "check_task", "load_report_data"]
 
 METRIC_SAMPLES = 2000
 GEOMETRY_SAMPLES = 16
-JACOBIAN_BYTES = 2**31  # what several samples may take
+CURVATURE_SAMPLES = 8
+JACOBIAN_BYTES = 2**30  # what several samples, or all quantiles of one forecast, may take
 LARGEST_JACOBIAN = 2**34  # what one sample may take; beyond, a machine would swap for hours
 
 
@@ -41,6 +43,8 @@ class ReportData:
         fingerprint: hash of the whole split they were drawn from.
         sample: inputs for the local dimension, [n, ...].
         output: what is differentiated there.
+        curvature_batch: (inputs, targets) whose mean loss is differentiated twice, the sample's and more.
+        loss: (outputs, targets) -> that mean: cross-entropy, or the pinball loss of all quantiles.
         batches: (inputs, targets) for quantization.
         metric: what is measured there.
     """
@@ -51,6 +55,8 @@ class ReportData:
     fingerprint: str
     sample: Tensor
     output: str
+    curvature_batch: tuple[Tensor, Tensor]
+    loss: Callable[[Any, Tensor], Tensor]
     batches: Sequence[tuple[Tensor, Tensor]]
     metric: Metric | str
 
@@ -61,8 +67,8 @@ def load_report_data(
     """Draws, with a seed, the samples of a split on which a model's reports are measured.
 
     Images: up to 16 for geometry, 2,000 for quantization. Windows: single channels for geometry, whole windows for
-    quantization, z-scored. Geometry gets fewer samples where its Jacobian would pass 2 GiB, never fewer than one; and
-    of a forecaster whose quantiles of one sample would pass 16 GiB it takes the median alone.
+    quantization, z-scored. Geometry gets fewer samples where its Jacobian would pass 1 GiB, never fewer than one; and
+    of a forecaster whose quantiles of one sample would pass that it takes the median alone. Curvature gets up to 8.
 
     Raises:
         ConfigError: when the data set is unknown, or not for this model, or one sample's Jacobian would pass 16 GiB.
@@ -106,6 +112,7 @@ def _images(
     data = load_image_split(spec, named["split"], folder=folder)
     order = draw.permutation(len(data))
     pixels = {key: tuple(model.pretrained_cfg[key]) for key in ("mean", "std")}
+    eight = data.take(np.sort(order[:CURVATURE_SAMPLES]))
     few = data.take(np.sort(order[: _sample_count(model, spec.num_classes)]))
     many = data.take(np.sort(order[:METRIC_SAMPLES]))
     return ReportData(
@@ -113,6 +120,8 @@ def _images(
         fingerprint=data.fingerprint(),
         sample=next(image_batches(few, **pixels, batch_size=len(few)))[0],
         output="logits",
+        curvature_batch=next(image_batches(eight, **pixels, batch_size=len(eight))),
+        loss=cross_entropy,
         batches=list(image_batches(many, **pixels, batch_size=250)),
         metric="top1",
     )
@@ -126,16 +135,18 @@ def _windows(
     windows = split_windows(values, spec.borders or Borders.from_ratio(len(values)), named["split"], **lengths)
     order = torch.from_numpy(draw.permutation(len(windows)))
     output, rows = _forecast_rows(model)
-    few = windows[order[: _sample_count(model, rows)]][0]
+    past, future = windows[order[:CURVATURE_SAMPLES]]
     if model.num_channels is None:
-        channel = torch.from_numpy(draw.integers(values.shape[1], size=len(few)))
-        few = few.gather(2, channel.view(-1, 1, 1).expand(-1, few.shape[1], 1))
+        channel = torch.from_numpy(draw.integers(values.shape[1], size=len(past))).view(-1, 1, 1)
+        past, future = (x.gather(2, channel.expand(-1, x.shape[1], 1)) for x in (past, future))
     many = order[:METRIC_SAMPLES].sort().values
     return ReportData(
         **named,
         fingerprint=sample_sha256(values),
-        sample=few,
+        sample=past[: _sample_count(model, rows)],
         output=output,
+        curvature_batch=(past, future),
+        loss=_pinball_of(model),
         batches=[windows[part] for part in many.split(64)],
         metric="mse",
     )
@@ -155,6 +166,8 @@ def _synthetic(model: Any, dataset: str, *, split: str, seed: int) -> ReportData
         fingerprint=sample_sha256(torch.cat([past.nan_to_num(0.0) for past, _ in batches])),
         sample=batches[0][0][: _sample_count(model, rows)],
         output=output,
+        curvature_batch=(batches[0][0][:CURVATURE_SAMPLES], batches[0][1][:CURVATURE_SAMPLES]),
+        loss=_pinball_of(model),
         batches=batches,
         # Unlike windows of one table, synthetic series are drawn one by one: their mean has a standard error.
         metric=dataclasses.replace(METRICS["mae"], independent=True),
@@ -164,8 +177,13 @@ def _synthetic(model: Any, dataset: str, *, split: str, seed: int) -> ReportData
 def _forecast_rows(model: Any) -> tuple[str, int]:
     """What of a forecast is differentiated, and how many rows a sample gives."""
     steps, levels = model.prediction_length * (model.num_channels or 1), len(model.quantile_levels)
-    whole = 8 * steps * levels * max(count_parameters(model), 1) <= LARGEST_JACOBIAN
+    whole = 8 * steps * levels * max(count_parameters(model), 1) <= JACOBIAN_BYTES
     return ("forecast", steps * levels) if whole else ("median", steps)
+
+
+def _pinball_of(model: Any) -> Callable[[Any, Tensor], Tensor]:
+    levels = tuple(model.quantile_levels)
+    return lambda quantiles, target: pinball(quantiles, target.to(quantiles.dtype), levels)
 
 
 def _sample_count(model: nn.Module, rows_per_sample: int) -> int:

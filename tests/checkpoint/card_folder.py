@@ -55,7 +55,7 @@ def geometry(sha256: str, *, rank: int = 160, rows: int = 160) -> dict[str, Any]
     """Returns a geometry report as geometry.json holds it."""
     limited = rank == rows
     return {
-        "schema": 1,
+        "schema": 2,
         "weights_sha256": sha256,
         "output": "logits",
         "dtype": "float64",
@@ -80,7 +80,31 @@ def geometry(sha256: str, *, rank: int = 160, rows: int = 160) -> dict[str, Any]
             "rtol": 1e-12,
             "method": "qr",
         },
-        "cost": {"seconds": 1.0, "threads": 1, "torch": "2"},
+        "structural": {
+            "items": [
+                {"name": "relu.scale", "modules": 2, "lost": 40, "independent": True, "on_data": False},
+                {"name": "dead_units", "modules": 4, "lost": 5, "independent": True, "on_data": True},
+            ],
+            "lost": 40,
+            "upper_bound": 12305,
+            "generators_checked": 45,
+            "max_relative_jvp": 2e-16,
+            "verified": True,
+        },
+        "effective": {"stable_rank": 3.5, "participation_ratio": 7.25, "entropy_rank": 20.5},
+        "inactive": {"dead_units": 1, "always_active_units": 0, "patterns": 16, "lost": 5},
+        "unexplained": 12300 - rank,
+        "curvature": {
+            "loss": 0.25,
+            "lambda_max": 14.5,
+            "lambda_max_residual": 0.01,
+            "trace": 100.5,
+            "trace_stderr": 2.5,
+            "probes": 4,
+            "noise_scale": None,
+            "n": 8,
+        },
+        "cost": {"seconds": 1.0, "peak_mb": 100.0, "threads": 1, "torch": "2"},
     }
 
 

@@ -31,14 +31,17 @@ def test_a_new_card_says_everything(tmp_path: Path) -> None:
     assert values["pipeline_tag"] == "image-classification" and values["metrics"] == ["accuracy", "nll"]
     assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.9253
     for block in ("geometry", "quantization"):
-        assert len(values[block]) <= 15 and values[block]["schema"] == 1
+        assert len(values[block]) <= 15 and values[block]["schema"] == {"geometry": 2, "quantization": 1}[block]
         assert values[block]["weights_sha256"] == sha256
         assert all(type(value) in (int, float, str, bool) for value in values[block].values())
-    assert values["geometry"]["local_dimension"] == "≥ 160, 160 rows" and values["geometry"]["row_limited"] is True
+    assert values["geometry"]["local_dimension"] == "≥ 160, 160 rows" and values["geometry"]["upper_bound"] == 12305
+    assert values["geometry"]["upper_bound_is"] == "verified" and values["geometry"]["lambda_max"] == 14.5
     assert values["geometry"]["samples"] == 16 and values["geometry"]["dtype"] == "float64"
     assert values["quantization"]["bits_4"] == 0.9 and "bits_2" not in values["quantization"]
     assert f"madzoo evaluate {NAME} shapes`" in text and "92.53 % [92.00 %, 93.00 %]" in text
     assert f'create_model("{NAME}", pretrained=True)' in text and "1 configuration of this model ever met" in text
+    assert "can the local dimension pass **12,305** (verified)" in text and "| `relu.scale` | 2 | 40 |" in text
+    assert "1 dead, 0 always active units on this sample" in text and "eigenvalue 14.5 (residual 0.01)" in text
     assert "≥ 160 (160 rows)" in text and "lower bound, not the dimension" in text and sha256 in text
 
 
@@ -68,7 +71,7 @@ def test_a_rank_that_the_sample_did_not_limit_is_a_number(tmp_path: Path) -> Non
     sha256 = make_folder(tmp_path)
     write_json(tmp_path / "geometry.json", geometry(sha256, rank=150, rows=20000))
     text = render_card(tmp_path)
-    assert front(text)["geometry"]["local_dimension"] == 150 and "**150** of 12,345" in text
+    assert front(text)["geometry"]["local_dimension"] == 150 and "Measured: **150**." in text
 
 
 def test_a_forecaster_shows_baselines_other_seeds_and_their_mean(tmp_path: Path) -> None:
