@@ -9,6 +9,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
+import bench_geometry
 import bench_limits
 import bench_ops
 from bench_models import draw, forecasting, inference, table, timed
@@ -147,6 +148,26 @@ def test_paths_of_an_operator_compute_the_same(key):
     assert all(torch.allclose(first, other, atol=1e-4) for other in others)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # in curvlinops
+@pytest.mark.parametrize("key", bench_geometry.QUICK)
+def test_everyone_finds_the_same_gram_matrix(key, monkeypatch):
+    case, names = bench_geometry.QUICK[key], list(bench_geometry.contestants())
+    assert bench_geometry.agreeing(names, case) == names
+    monkeypatch.setattr(bench_geometry, "by_jacrev", lambda model, x: bench_geometry.ours(model, x) * 1.001)
+    with pytest.raises(SystemExit, match=r"torch.func.jacrev deviates by 1\.0e-03"):
+        bench_geometry.agreeing(names, case)
+
+
+def test_table_of_gram_matrices(args):
+    args.quick, case = True, bench_geometry.QUICK["mlp"]
+    found = {bench_geometry.OURS: {"seconds": 0.5, "MiB": 20.0}, "theirs": {"seconds": 2.0, "MiB": None}}
+    shown = bench_geometry.table("mlp", case, found, args)
+    assert "P = 785, n = 6 samples (20,)" in shown and "n = 1;" in shown
+    assert "| madzoo gram_matrix | 0.5 (1x) | 20 (1x) |" in shown
+    assert "| theirs | 2 (4x) | not known |" in shown
+    assert bench_geometry.apart("mlp", bench_geometry.OURS, args) is not None or sys.platform != "linux"
+
+
 def test_the_plot_is_small(tmp_path):
     cases = {f"forward\n{i}": {f"path {j}": 10.0**j for j in range(9)} for i in range(6)}
     dot_plot(tmp_path / "plot.svg", cases, label="ms", title="times", filled={"path 0"})
@@ -175,5 +196,5 @@ def test_a_step_costs_the_same_whenever_it_comes():
 
 def test_the_page_has_the_markers():
     page = (Path(__file__).parents[1] / "docs" / "performance.md").read_text()
-    for name in ("bench_scan", "bench_models", "bench_ops"):
+    for name in ("bench_scan", "bench_models", "bench_ops", "bench_geometry"):
         assert page.index(f"<!-- {name}:begin -->") < page.index(f"<!-- {name}:end -->")

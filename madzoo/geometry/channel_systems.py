@@ -6,12 +6,13 @@ generators as there are channels.
 
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
+from typing import Any
 
 from madzoo.geometry.flow import Edge, Flow, Value
 
 __all__ = ["components", "null_space", "scale_solutions", "shift_solutions"]
 
-Equation = dict[Hashable, int]
+Equation = dict[Any, int]
 Solution = dict[Hashable, Fraction]
 INSIDE = {"same", "add", "cat"}  # linear in the whole vector of channels, the same for each
 
@@ -38,7 +39,8 @@ def components(flow: Flow, edges: Iterable[Edge]) -> list[dict[int, Value]]:
 
 def scale_solutions(flow: Flow, component: dict[int, Value]) -> list[Solution]:
     """Returns a basis of the log-scales of a component's values, per channel, that no edge contradicts."""
-    equations: list[Equation] = [{index: 1} for index in component if index in flow.stopped]
+    equations: list[Equation] = []
+    equations += [{index: 1} for index in component if index in flow.stopped]
     for edge in flow.edges:
         if edge.out.index not in component:
             continue
@@ -61,7 +63,8 @@ def shift_solutions(flow: Flow, component: dict[int, Value]) -> list[Solution]:
     A value that maps write is shifted by their biases, one that is read has to be zero unless its reader's bias can
     take the shift up.
     """
-    equations: list[Equation] = [{index: 1} for index in component if index in flow.stopped]
+    equations: list[Equation] = []
+    equations += [{index: 1} for index in component if index in flow.stopped]
     unknowns: list[Hashable] = list(component)
     for edge in flow.edges:
         if edge.out.index not in component:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, nearest
-from madzoo.geometry.independence import terms_of
+from madzoo.geometry.sparse_terms import terms_of
 from madzoo.symmetry import Parameters, Symmetry, Term
 
 __all__ = ["Placed", "declared", "mixture", "parameters_of", "place"]

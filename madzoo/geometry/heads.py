@@ -1,7 +1,7 @@
 """Attention as it is written by hand, recognised in the torch functions of a forward pass.
 
 What counts is the path: linear maps -> heads -> ``q @ k.mT`` -> softmax -> ``@ v`` -> heads side by side, or torch's
-``scaled_dot_product_attention``, with any transposes, scalar factors and masks on the way. What leaves the path is none.
+``scaled_dot_product_attention``, with transposes, scalar factors and masks on the way. What leaves the path is none.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ __all__ = ["AttentionCore", "HeadTrace", "Heads", "axis_order"]
 
 MASKS = {"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "__sub__", "masked_fill", "masked_fill_"}
 FACTORS = {"mul", "mul_", "__mul__", "__rmul__", "__imul__", "div", "div_", "__truediv__", "true_divide"}
+PRODUCTS = {"matmul", "__matmul__", "bmm"}
 UNCHANGED = {"dropout", "contiguous", "clone", "to", "type_as", "float", "double"}
 MOVES = {"transpose", "swapaxes", "permute", "mT"}
 
@@ -51,9 +52,10 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mixed:
-    """Values mixed by scores; axes as in :class:`Heads`."""
+    """Values mixed by scores, which are None where their origin is unknown; axes as in :class:`Heads`."""
 
-    scores: Scores
+    scores: Scores | None
+    softmax: bool
     values: Heads
     axis: int
     head_axis: int | None
@@ -61,10 +63,13 @@ class Mixed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionCore:
-    """One attention, from its three linear maps to the value ``out`` that its heads write side by side."""
+    """One attention, from its three linear maps to the value ``out`` that its heads write side by side.
 
-    query: Heads
-    key: Heads
+    Queries and keys are None where something else, as a rotation by position, lies between their maps and the scores.
+    """
+
+    query: Heads | None
+    key: Heads | None
     values: Heads
     out: Any
     softmax: bool
@@ -111,17 +116,16 @@ class HeadTrace:
 
     def _result(self, name: str, args: Sequence[Any], kwargs: dict[str, Any], y: Any, values: dict[int, Any]) -> Any:
         first = self._part(args[0], values) if args else None
+        if name in PRODUCTS:
+            return self._product(first, self._part(args[1], values), y)
+        if name == "scaled_dot_product_attention":
+            return self._whole([self._part(t, values) for t in args[:3]], y) if _is_plain(args, kwargs) else None
         if first is None:
             return None
         if name in ("chunk", "split", "tensor_split") and isinstance(y, (tuple, list)):
             return _pieces(first, args[0], y)
         if not isinstance(y, Tensor):
             return None
-        if name in ("matmul", "__matmul__", "bmm"):
-            return self._product(first, self._part(args[1], values), y)
-        if name == "scaled_dot_product_attention":
-            parts = [self._part(t, values) for t in (*args[:3], *(kwargs[k] for k in ("key", "value") if k in kwargs))]
-            return None if kwargs.get("enable_gqa") else self._whole(parts, y)
         if name in ("unflatten", "view", "reshape", "flatten"):
             return self._reshaped(first, args[0], y)
         return _unchanged(name, first, args, kwargs, y, self.parts | values)
@@ -132,30 +136,31 @@ class HeadTrace:
             return self.parts.get(id(tensor))
         return Heads(value=value, start=0, width=value.width, axis=value.axis) if value.block == 1 else None
 
-    def _product(self, a: Part, b: Part | None, y: Tensor) -> Any:
+    def _product(self, a: Part | None, b: Part | None, y: Tensor) -> Any:
         if not isinstance(b, Heads):
             return None
-        if isinstance(a, Scores):
-            return self._mixed(a, b, y)
-        alike = isinstance(a, Heads) and (a.head_axis, a.heads) == (b.head_axis, b.heads)
-        if not (alike and a.axis == y.ndim - 1 and b.axis == y.ndim - 2):
+        if a is None or isinstance(a, Scores):
+            return self._mixed(a, b, y, softmax=a is not None and a.softmax)
+        if isinstance(a, Mixed) or (a.axis, b.axis) != (y.ndim - 1, y.ndim - 2):
+            return None
+        if (a.head_axis, a.heads) != (b.head_axis, b.heads):
             return None
         return {id(y): Scores(query=a, key=b, softmax=False)}
 
     def _whole(self, parts: list[Part | None], y: Tensor) -> Any:
-        if len(parts) != 3 or not all(isinstance(p, Heads) and p.axis == y.ndim - 1 for p in parts):
+        query, key, values = (p if isinstance(p, Heads) and p.axis == y.ndim - 1 else None for p in parts)
+        if values is None:
             return None
-        query, key, values = (p for p in parts if isinstance(p, Heads))
-        if len({(p.head_axis, p.heads) for p in (query, key, values)}) > 1:
-            return None
-        return self._mixed(Scores(query=query, key=key, softmax=True), values, y)
+        both = query is not None and key is not None and (query.head_axis, query.heads) == (key.head_axis, key.heads)
+        scores = Scores(query=query, key=key, softmax=True) if query and key and both else None
+        return self._mixed(scores, values, y, softmax=True)
 
-    def _mixed(self, scores: Scores, values: Heads, y: Tensor) -> Any:
-        head_axis = scores.query.head_axis
-        if values.axis != y.ndim - 1 or (values.head_axis, values.heads) != (head_axis, scores.query.heads):
+    def _mixed(self, scores: Scores | None, values: Heads, y: Tensor, *, softmax: bool) -> Any:
+        heads = scores.query if scores else values
+        if values.axis != y.ndim - 1 or (values.head_axis, values.heads) != (heads.head_axis, heads.heads):
             return None
-        mixed = Mixed(scores=scores, values=values, axis=values.axis, head_axis=head_axis)
-        return {id(y): mixed} if head_axis is not None else self._core(mixed, y)
+        mixed = Mixed(scores=scores, softmax=softmax, values=values, axis=values.axis, head_axis=values.head_axis)
+        return self._core(mixed, y) if values.head_axis is None else {id(y): mixed}
 
     def _reshaped(self, part: Part, x: Tensor, y: Tensor) -> Any:
         if isinstance(part, Scores) or part.axis != x.ndim - 1:
@@ -168,9 +173,9 @@ class HeadTrace:
         return self._core(part, y) if joined else None
 
     def _core(self, mixed: Mixed, y: Tensor) -> Any:
-        scores, out = mixed.scores, self.new_value(y)
-        ends = {"query": scores.query, "key": scores.key, "values": mixed.values}
-        self.cores.append(AttentionCore(**ends, out=out, softmax=scores.softmax))
+        query, key = (mixed.scores.query, mixed.scores.key) if mixed.scores else (None, None)
+        out = self.new_value(y)
+        self.cores.append(AttentionCore(query=query, key=key, values=mixed.values, out=out, softmax=mixed.softmax))
         return out
 
 
@@ -190,14 +195,18 @@ def axis_order(name: str, args: Sequence[Any], axes: int) -> list[int] | None:
     return order
 
 
+def _is_plain(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    return len(args) >= 3 and not kwargs.get("enable_gqa")
+
+
 def _heads_of(part: Part) -> Iterator[Heads]:
     if isinstance(part, Heads):
         yield part
-        return
-    scores = part if isinstance(part, Scores) else part.scores
-    yield from (scores.query, scores.key)
-    if isinstance(part, Mixed):
+    elif isinstance(part, Scores):
+        yield from (part.query, part.key)
+    else:
         yield part.values
+        yield from _heads_of(part.scores) if part.scores else ()
 
 
 def _pieces(part: Part, x: Tensor, pieces: Sequence[Tensor]) -> dict[int, Part] | None:

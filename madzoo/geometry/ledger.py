@@ -7,117 +7,28 @@ alone, and counted once: ``num_params - lost`` is an upper bound of the local di
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, ShapeError, SymmetryError
+from madzoo.errors import ShapeError, SymmetryError
 from madzoo.geometry.compose import Placed, declared, mixture, parameters_of, place
-from madzoo.geometry.flow import trace_flow
+from madzoo.geometry.flow_trace import trace_flow
 from madzoo.geometry.inactive import InactiveUnits, inactive_units
 from madzoo.geometry.independence import joint_ranks
 from madzoo.geometry.jacobian import count_parameters, float64_copy
+from madzoo.geometry.ledger_record import LedgerItem, SymmetryLedger
 from madzoo.geometry.rules import rule_symmetries
-from madzoo.geometry.selection import Output, output_name
-from madzoo.geometry.verify import Probe, generic_parameters
+from madzoo.geometry.selection import Output, output_name, resolve_output
+from madzoo.geometry.verify import Probe, check_mode, generic_parameters
 from madzoo.symmetry import Term
 
-__all__ = ["TOLERANCE", "LedgerItem", "SymmetryLedger", "symmetry_ledger"]
+__all__ = ["TOLERANCE", "symmetry_ledger"]
 
 TOLERANCE = 1e-9
 MIXTURES = 3
-SAMPLES = 2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerItem:
-    """One symmetry, over all modules that have it.
-
-    Attributes:
-        name: what acts.
-        modules: how many modules have it.
-        generators: their generators.
-        lost: parameters it takes away beyond those of the items before it.
-        relative_jvp: the largest (|J v| / |v|) / (|J u| / |u|) of its mixtures v, u random.
-        independent: True where ``lost`` is a computed rank, False where it is the formula alone.
-        on_data: True where it holds on the sample only: a unit dead or always active there.
-    """
-
-    name: str
-    modules: int
-    generators: int
-    lost: int
-    relative_jvp: float
-    independent: bool = True
-    on_data: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SymmetryLedger:
-    """States how many parameters continuous symmetries take away, item by item.
-
-    Attributes:
-        num_params: real parameters, frozen ones included, tied ones once.
-        items: in the order they were counted: symmetries, then what holds on the sample only.
-        rejected: symmetries that a rule proposed and the check refused: they count for nothing.
-        generators_checked: of all items, each in every mixture of its item.
-        max_relative_jvp: the largest of all items; at most :data:`TOLERANCE`.
-        output: what is differentiated.
-        dead_units, always_active_units: ReLU units on this sample.
-        patterns: distinct activation patterns of ReLU units among the samples; 0 where there are none.
-    """
-
-    num_params: int
-    items: tuple[LedgerItem, ...]
-    rejected: tuple[LedgerItem, ...]
-    generators_checked: int
-    max_relative_jvp: float
-    output: str
-    dead_units: int = 0
-    always_active_units: int = 0
-    patterns: int = 0
-
-    @property
-    def lost(self) -> int:
-        """Parameters taken away by symmetries: on any sample."""
-        return sum(item.lost for item in self.items if not item.on_data)
-
-    @property
-    def inactive(self) -> int:
-        """Parameters taken away further by units dead or always active on this sample."""
-        return sum(item.lost for item in self.items if item.on_data)
-
-    @property
-    def upper_bound(self) -> int:
-        """No sample shows a larger local dimension."""
-        return self.num_params - self.lost
-
-    @property
-    def verified(self) -> bool:
-        """True where all counts are computed ranks; else the bound is a formula."""
-        return all(item.independent for item in self.items)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        derived = {"lost": self.lost, "inactive": self.inactive, "upper_bound": self.upper_bound}
-        return {**dataclasses.asdict(self), **derived, "verified": self.verified}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SymmetryLedger":
-        """Builds from the JSON values of :meth:`to_dict`.
-
-        Raises:
-            ConfigError: on an unknown or missing key.
-        """
-        derived = {"lost", "inactive", "upper_bound", "verified"}
-        own = {key: value for key, value in values.items() if key not in derived}
-        try:
-            for key in ("items", "rejected"):
-                own[key] = tuple(LedgerItem(**item) for item in own[key])
-            return cls(**own)
-        except (TypeError, KeyError) as error:
-            raise ConfigError(f"not a SymmetryLedger: {error}.", asked=sorted(values)) from error
+SAMPLES = (2, 8)  # of the check: the more, the surer that each unit fires on one of them
+BUDGET = 1_000_000  # parameters, and a hundred times the elements of the input, of all samples of the check
 
 
 def symmetry_ledger(
@@ -132,7 +43,8 @@ def symmetry_ledger(
     Args:
         model: any module whose forward takes one tensor. Its modules declare ``symmetries()``; classes of torch.nn and
             timm are known by rules.
-        inputs: samples [n, ...]; the check runs on the first two, dead and always active units are sought on all.
+        inputs: samples [n, ...]; the check runs on the first two (eight, where the network is small), dead and always
+            active units are sought on all.
         output: what is differentiated; ``"log_probs"`` and ``"probabilities"`` lose the logits' common shift.
         mode: ``"reverse"`` (one backward pass checks all items) or ``"forward"`` (one jvp per mixture).
         seed: of mixtures, probes and the generic point.
@@ -144,7 +56,7 @@ def symmetry_ledger(
         ShapeError: when inputs are no tensor of samples.
         DataError: when the derivative is not finite.
 
-    Cost: reverse: two forward and eight backward passes of two samples, and the rank of the generators (seconds for
+    Cost: reverse: two forward and eight backward passes of few samples, and the rank of the generators (seconds for
     some ten thousand).
 
     Source: arXiv 2402.08269 for the local dimension; the counts of docs/glossary.md for what each symmetry takes away.
@@ -156,6 +68,8 @@ def symmetry_ledger(
     """
     if not isinstance(inputs, Tensor) or inputs.ndim == 0 or len(inputs) == 0:
         raise ShapeError("inputs must be one tensor of samples [n, ...], n >= 1.", asked=type(inputs).__name__)
+    resolve_output(output)  # a network without symmetries refuses a wrong name too
+    check_mode(mode)
     twin = float64_copy(model)
     x = inputs.detach().clone()
     x = x.double() if x.is_floating_point() else x
@@ -181,7 +95,7 @@ class _Count:
         generic = generic_parameters(params, seed=self.seed + 1)
         groups = _by_name(found)
         accepted, rejected = self._verify(groups, [params, generic])
-        # A rank can only fall at special weights (a gain of zero), and that of J with it: the generic count bounds both.
+        # A rank can only fall at special weights (a gain of 0), and that of J with it: the generic count bounds both.
         items = self._count(accepted, generic)
         if units.masks:
             items.append(self._dead(units, accepted, items, params, generic))
@@ -230,7 +144,7 @@ class _Count:
         self, groups: dict[str, list[Placed]], points: list[dict[str, Tensor]]
     ) -> tuple[list[tuple[str, list[Placed], float]], list[LedgerItem]]:
         # What holds on the sample only is checked on the sample, at these weights: elsewhere other units are dead.
-        few, whole = self.inputs[:SAMPLES], self.inputs
+        few, whole = self.inputs[: self._samples(points[0])], self.inputs
         probes = [self._probe(params, few) for params in points] if groups else []
         on_data = [self._probe(points[0], whole)] if any(g[0].on_data for g in groups.values()) else []
         accepted, rejected = [], []
@@ -253,6 +167,10 @@ class _Count:
         """Looks at the places one by one where together they failed."""
         measured = [(place, max(self._relative([place], probe) for probe in probes)) for place in places]
         return [m for m in measured if m[1] <= TOLERANCE], [m for m in measured if m[1] > TOLERANCE]
+
+    def _samples(self, params: Mapping[str, Tensor]) -> int:
+        size = sum(p.numel() for p in params.values()) + 100 * self.inputs[0].numel()
+        return min(max(BUDGET // size, SAMPLES[0]), SAMPLES[1])
 
     def _probe(self, params: dict[str, Tensor], inputs: Tensor) -> Probe:
         return Probe(self.model, params, inputs, output=self.output, mode=self.mode, seed=self.seed)

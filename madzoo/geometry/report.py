@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError
 from madzoo.geometry.curvature import Curvature, curvature
 from madzoo.geometry.effective import SpectrumSummary, summarise_spectrum
-from madzoo.geometry.ledger import SymmetryLedger, symmetry_ledger
+from madzoo.geometry.ledger import symmetry_ledger
+from madzoo.geometry.ledger_record import SymmetryLedger
 from madzoo.geometry.rank import LocalDimension, measure_spectrum
 from madzoo.geometry.sampled_loss import Loss
 

@@ -19,25 +19,25 @@ def core_symmetries(flow: Flow) -> Iterator[Symmetry]:
     without a softmax a head's scores and values have a unit in common.
     """
     for core in flow.attentions:
-        query, key, values = (_writer(flow, part) for part in (core.query, core.key, core.values))
+        query, key, values = (part and _writer(flow, part) for part in (core.query, core.key, core.values))
         readers = _readers(flow, core.out)
-        if query and key:
-            yield from _compared(core, query, key)
+        if core.query and core.key and query and key:
+            yield from _compared(core.query, core.key, query, key, softmax=core.softmax)
         if values and readers:
             yield from _read(core, values, readers)
-        if query and values and not core.softmax:
-            grow, shrink = (_rows(w, p, block=True) for w, p in ((query, core.query), (values, core.values)))
+        if core.query and query and values and not core.softmax:
+            grow, shrink = _rows(query, core.query, block=True), _rows(values, core.values, block=True)
             yield scale("attention.head_scale", core.query.heads, grow=grow, shrink=shrink)
 
 
-def _compared(core: AttentionCore, query: Writer, key: Writer) -> Iterator[Symmetry]:
-    size = core.query.width // core.query.heads
-    forward, backward = _rows(query, core.query), _rows(key, core.key)
-    if core.query.width == core.key.width:
-        yield basis("attention.query_key_basis", size, forward=forward, backward=backward, groups=core.query.heads)
-    if core.softmax and key.bias:
-        up = {key.bias: Slices(start=core.key.start, additive=True)}
-        yield scale("attention.key_bias", core.key.width, grow=up, shrink={})
+def _compared(query: Heads, key: Heads, asks: Writer, answers: Writer, *, softmax: bool) -> Iterator[Symmetry]:
+    forward, backward = _rows(asks, query), _rows(answers, key)
+    if query.width == key.width:
+        size = query.width // query.heads
+        yield basis("attention.query_key_basis", size, forward=forward, backward=backward, groups=query.heads)
+    if softmax and answers.bias:
+        up = {answers.bias: Slices(start=key.start, additive=True)}
+        yield scale("attention.key_bias", key.width, grow=up, shrink={})
 
 
 def _read(core: AttentionCore, values: Writer, readers: list[Reader]) -> Iterator[Symmetry]:

@@ -82,7 +82,10 @@ def _scale(flow: Flow, component: dict[int, Value], solution: Solution) -> Symme
             if power:
                 yield diagonal_term(name, params[name], slices, width, power)
         for norm, power in norms:
-            assert norm.gain and norm.bias and norm.mean is not None and norm.deviation is not None
+            assert norm.gain is not None
+            assert norm.bias is not None
+            assert norm.mean is not None
+            assert norm.deviation is not None
             yield diagonal_term(norm.gain, params[norm.gain], Slices(), width, -power)
             yield _added(norm.bias, -power * params[norm.gain] * norm.mean / norm.deviation)
 
@@ -97,7 +100,7 @@ def _scale_name(flow: Flow, solution: Solution) -> str:
         return "product.scale"
     if "add" in kinds:
         return "stream.channel_scale"
-    norm = next((out[i] for i in solution if i in out), None)
+    norm = next((kind for i, kind in out.items() if i in solution), None)
     if kinds & {"relu", "homogeneous"}:
         return "relu.scale"
     return f"{norm}_norm.gain" if norm else "channel.scale"
@@ -147,7 +150,9 @@ def _shift(flow: Flow, component: dict[int, Value], solution: Solution) -> Symme
         for reader, amount in readers:
             yield _taken(reader, params[reader.weight], width, -amount)
         for norm, amount in norms:
-            assert norm.gain and norm.bias and norm.deviation is not None
+            assert norm.gain is not None
+            assert norm.bias is not None
+            assert norm.deviation is not None
             yield _added(norm.bias, -amount * params[norm.gain] / norm.deviation)
 
     return from_terms("bias.shift", width, terms)

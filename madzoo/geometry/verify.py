@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from madzoo.errors import ConfigError, DataError
+from madzoo.errors import ConfigError, DataError, nearest
 from madzoo.geometry.selection import Output, resolve_output
 
-__all__ = ["MODES", "Probe", "generic_parameters"]
+__all__ = ["MODES", "Probe", "check_mode", "generic_parameters"]
 
 MODES = ("reverse", "forward")
 PROBES = 4  # Gaussian row vectors in reverse mode
@@ -43,8 +43,7 @@ class Probe:
     def __init__(
         self, model: nn.Module, params: Tangent, inputs: Tensor, *, output: Output, mode: str, seed: int
     ) -> None:
-        if mode not in MODES:
-            raise ConfigError(f"unknown mode {mode!r}.", asked=mode, looked=", ".join(MODES))
+        check_mode(mode)
         self.model, self.params, self.inputs = model, dict(params), inputs
         self.function = resolve_output(output)
         self.random = torch.Generator().manual_seed(seed)
@@ -74,7 +73,7 @@ class Probe:
     def _forward(self, tangent: Tangent) -> float:
         whole = {name: tangent.get(name, torch.zeros_like(p)) for name, p in self.params.items()}
         with sdpa_kernel(SDPBackend.MATH):
-            _, moved = jvp(self._call, (self.params,), (whole,))
+            moved = jvp(self._call, (self.params,), (whole,))[1]
         return float(moved.norm())
 
     def _call(self, params: Tangent) -> Tensor:
@@ -93,6 +92,12 @@ class Probe:
                 )
                 rows.append(dict(zip(leaves, found, strict=True)))
         return rows or [{name: torch.zeros_like(p) for name, p in self.params.items()}]
+
+
+def check_mode(mode: str) -> None:
+    """Raises a ConfigError when there is no such mode."""
+    if mode not in MODES:
+        raise ConfigError(f"unknown mode {mode!r}.", asked=mode, looked=", ".join(MODES), todo=nearest(mode, MODES))
 
 
 def generic_parameters(params: Tangent, *, seed: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""State-space layers of known local dimension, linear ones and Mamba: N states, H channels, R dt_rank, E inner width."""
+"""State-space layers of known local dimension: N states, H channels, R dt_rank, E inner width."""
 
 import torch
 from torch import Tensor, nn

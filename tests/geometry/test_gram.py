@@ -278,6 +278,34 @@ def test_portions_and_cuts_change_nothing(memory_mb: float) -> None:
         assert len(assembly.cuts) > 1  # several batches, each resumed from its own cut
 
 
+class Wavering(nn.Module):
+    """Makes one more call every second time, which changes nothing."""
+
+    def __init__(self, passes: list[int], *, wavers: bool) -> None:
+        super().__init__()
+        self.passes, self.wavers = passes, wavers
+
+    def __deepcopy__(self, memo: dict) -> "Wavering":
+        return Wavering(self.passes, wavers=self.wavers)  # its copies count together
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.append(len(x))
+        return x * 1.0 if self.wavers and len(self.passes) % 2 else x
+
+
+@pytest.mark.parametrize("wavers", [False, True])
+def test_a_forward_pass_ends_at_the_cut_where_it_takes_the_same_way(wavers: bool) -> None:
+    torch.manual_seed(0)
+    first: list[int] = []
+    last: list[int] = []
+    blocks = [nn.Sequential(nn.LayerNorm(16), layers.Mamba(16, d_state=4), nn.Linear(16, 16)) for _ in range(3)]
+    body = nn.Sequential(Wavering(first, wavers=wavers), *blocks, Wavering(last, wavers=False))
+    model, x = Pooled(body, 16).double(), torch.randn(9, LENGTH, 16, dtype=torch.float64)
+    found = gram_matrix(model, x, memory_mb=1)
+    assert_gram(found.total, expected_gram(model, x))
+    assert len(last) < len(first)
+
+
 def test_a_cut_is_what_everything_below_passes() -> None:
     a, b = torch.ones(2, 3, requires_grad=True), torch.ones(3, requires_grad=True)
     low = a * b

@@ -124,15 +124,16 @@ def test_a_forecaster_on_a_table_and_on_synthetic_series(
 def test_the_median_stands_for_a_forecast_that_is_too_large(
     tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = create_model("patch_s4d_micro_504_168", d_model=2, depth=1, bottleneck=2, linear_skip=False)
-    size = 8 * 168 * sum(p.numel() for p in model.parameters())
+    small = {"d_model": 2, "depth": 1, "bottleneck": 2, "linear_skip": False, "prediction_length": 24}
+    model = create_model("patch_s4d_micro_504_168", **small)
+    size = 8 * 24 * sum(p.numel() for p in model.parameters())
     monkeypatch.setattr("madzoo.workflows.report_data.LARGEST_JACOBIAN", 2 * size)
     monkeypatch.setattr("madzoo.workflows.report_data.JACOBIAN_BYTES", 2 * size)
     data = load_report_data(model, "synthetic", split="validation", seed=0)
     assert data.output == "median" and len(data.sample) == 2
     found = local_dimension(model, data.sample, output="median")
     whole = local_dimension(model, data.sample, output="forecast")
-    assert found.rows == 2 * 168 and whole.rows == 9 * found.rows and found.rank < whole.rank
+    assert found.rows == 2 * 24 and whole.rows == 9 * found.rows and found.rank < whole.rank
 
 
 def test_the_sample_is_cut_where_the_jacobian_would_not_fit(
