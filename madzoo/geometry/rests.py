@@ -1,9 +1,12 @@
-"""The rank of what peeling leaves: sparse tangents that share slices, sketched.
+"""The rank of what peeling leaves: sparse tangents that share slices, written out where few, else sketched.
 
-Each coordinate falls with Gaussian factors into three of a few buckets. That keeps the rank unless needed coordinates
-crowd: with one bucket each, many would meet; with three of four times as many buckets as generators, practically none.
+In a sketch each coordinate falls with Gaussian factors into three of a few buckets. That keeps the rank unless needed
+coordinates crowd: with one bucket each, many would meet; with three of four times as many buckets as generators,
+practically none.
 """
 
+import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -15,6 +18,7 @@ from madzoo.symmetry import Parameters, Term
 __all__ = ["LARGEST_REST", "connected_rests", "rest_ranks"]
 
 LARGEST_REST = 2500  # generators in one connected rest: an SVD of 2500 x 10000 doubles
+WRITTEN_OUT = 4_000_000  # elements of generators times their number: a rest below it needs no sketch
 AT_ONCE = 16_000_000  # elements added to the buckets in one step
 COPIES = 3  # buckets that a coordinate falls into
 SPARE_BUCKETS = 256  # beyond four times the generators
@@ -56,7 +60,9 @@ def rest_ranks(
     if len(rest) > LARGEST_REST:
         yield from ((group, None) for group in groups)
         return
-    sketch = _sketch(terms, rest, params, random)
+    mine = _of_rest(terms, rest)
+    small = sum(len(t.rows) * real(t.source[0]).numel() for t in mine) * len(rest) <= WRITTEN_OUT
+    sketch = _written_out(mine, rest, params) if small else _sketch(mine, rest, params, random)
     lengths = sketch.norm(dim=1, keepdim=True)
     sketch = sketch / torch.where(lengths > 0, lengths, 1.0)
     before = 0
@@ -76,17 +82,38 @@ def _numerical_rank(rows: Tensor) -> int:
     return int((sigma > 1e-9 * sigma[0]).sum())
 
 
-def _sketch(terms: list[Term], rest: Tensor, params: Parameters, random: torch.Generator) -> Tensor:
-    """Adds every coordinate of the generators ``rest``, times Gaussian factors, to three of a few buckets."""
+def _of_rest(terms: list[Term], rest: Tensor) -> list[Term]:
+    """Returns the entries of the generators ``rest``, which are numbered anew."""
     mine = torch.zeros(int(rest.max()) + 1, dtype=torch.bool)
     mine[rest] = True
+    found = (only(t, _is_mine(t.coefficients, mine)) for t in terms)
+    return [dataclasses.replace(t, coefficients=torch.searchsorted(rest, t.coefficients)) for t in found if t]
+
+
+def _written_out(terms: list[Term], rest: Tensor, params: Parameters) -> Tensor:
+    """Returns the generators as rows, on the coordinates that any of them touches."""
+    owners, coordinates, values, start = [], [], [], 0
+    starts: dict[str, int] = {}
+    for t in terms:
+        shape = (*params[t.parameter].shape, 2) if params[t.parameter].is_complex() else params[t.parameter].shape
+        if t.parameter not in starts:
+            starts[t.parameter], start = start, start + math.prod(shape)
+        numbers = torch.arange(math.prod(shape)).view(shape).movedim(t.axis % params[t.parameter].ndim, 0)
+        added = real(t.source[t.source_rows]).reshape(len(t.rows), -1) * t.weights[:, None]
+        coordinates.append((starts[t.parameter] + numbers[t.rows].reshape(len(t.rows), -1)).flatten())
+        owners.append(t.coefficients.repeat_interleave(added.shape[1]))
+        values.append(added.flatten())
+    touched, at = torch.cat(coordinates).unique(return_inverse=True)
+    rows = torch.zeros(len(rest), len(touched), dtype=torch.float64)
+    return rows.index_put_((torch.cat(owners), at), torch.cat(values), accumulate=True)
+
+
+def _sketch(terms: list[Term], rest: Tensor, params: Parameters, random: torch.Generator) -> Tensor:
+    """Adds every coordinate of the generators, times Gaussian factors, to three of a few buckets."""
     buckets = 4 * len(rest) + SPARE_BUCKETS
     sketch = torch.zeros(len(rest), buckets, dtype=torch.float64)
     hashes: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for whole in terms:
-        t = only(whole, _is_mine(whole.coefficients, mine))
-        if t is None:
-            continue
+    for t in terms:
         shape = (*params[t.parameter].shape, 2) if params[t.parameter].is_complex() else params[t.parameter].shape
         if t.parameter not in hashes:
             hashes[t.parameter] = [
@@ -98,7 +125,7 @@ def _sketch(terms: list[Term], rest: Tensor, params: Parameters, random: torch.G
             ]
         for pair in hashes[t.parameter]:
             bucket, factor = (x.movedim(t.axis % params[t.parameter].ndim, 0) for x in pair)
-            _add_to_buckets(sketch, t, torch.searchsorted(rest, t.coefficients), bucket, factor)
+            _add_to_buckets(sketch, t, t.coefficients, bucket, factor)
     return sketch
 
 
