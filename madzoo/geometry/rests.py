@@ -61,6 +61,9 @@ def rest_ranks(
         yield from ((group, None) for group in groups)
         return
     mine = _of_rest(terms, rest)
+    if not mine:  # generators that are zero
+        yield from ((group, 0) for group in groups)
+        return
     small = sum(len(t.rows) * real(t.source[0]).numel() for t in mine) * len(rest) <= WRITTEN_OUT
     sketch = _written_out(mine, rest, params) if small else _sketch(mine, rest, params, random)
     lengths = sketch.norm(dim=1, keepdim=True)
