@@ -79,11 +79,11 @@ def mixture(terms: list[Term], coefficients: Tensor, params: Parameters) -> dict
         whole = total.setdefault(term.parameter, torch.zeros_like(params[term.parameter]))
         moved = whole.movedim(term.axis, 0) if whole.ndim else whole.reshape(1)
         factors = (coefficients[term.coefficients] * term.weights).to(whole.dtype)
-        matrix = torch.zeros(len(moved), len(term.source), dtype=whole.dtype)
-        if torch.equal(term.rows, term.source_rows) and len(term.rows) == len(term.rows.unique()):
+        if len(term.rows) * moved[0].numel() <= len(moved) * len(term.source):
             values = term.source[term.source_rows] * factors.reshape(-1, *[1] * (moved.ndim - 1))
             moved.index_add_(0, term.rows, values.to(whole.dtype))
-            continue
-        matrix.index_put_((term.rows, term.source_rows), factors, accumulate=True)
-        moved += torch.tensordot(matrix, term.source.to(whole.dtype), dims=1)
+        else:  # many entries share few slices: their coefficients are summed before slices are touched
+            matrix = torch.zeros(len(moved), len(term.source), dtype=whole.dtype)
+            matrix.index_put_((term.rows, term.source_rows), factors, accumulate=True)
+            moved += torch.tensordot(matrix, term.source.to(whole.dtype), dims=1)
     return total
