@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from madzoo.geometry.cuts import Cut, Graph
 from madzoo.geometry.distributed import add_up, any_process, num_processes, share_of_columns
@@ -23,9 +24,8 @@ __all__ = ["Progress", "assemble"]
 
 Progress = Callable[[int, int], None]
 Memberships = dict[str, tuple[str, ...]]
-# Shares of the memory: columns of J, the graph of a batch, a product (twice, with its operands), gradients at cuts
-# (twice, before and after).
-PORTIONS, BATCHES, TEMPORARIES, CUTS = 3 / 8, 5 / 16, 1 / 16, 1 / 12
+# Shares of the memory: columns of J, the graph of a batch, a product (twice, with its operands), gradients at cuts.
+PORTIONS, BATCHES, TEMPORARIES, CUTS = 1 / 2, 1 / 4, 1 / 16, 1 / 10
 
 
 class Assembly:
@@ -57,6 +57,7 @@ class Assembly:
         self.limit = max(int(memory * TEMPORARIES) // NUMBER, 1)  # and by a product
         self.unfit: set[str] = set()
         self.cuts: dict[int, Cut] = {}  # of each batch, where its backward passes stopped
+        self.room = torch.empty(0)
         self.done = self.total = 0
 
     def run(self) -> dict[tuple[str, ...], Tensor]:
@@ -69,16 +70,20 @@ class Assembly:
         plain = list(group_portions([p for p in mine if p.name not in self.plan.traced], most=self.most))
         loads = list(group_portions([p for p in mine if p.name in self.plan.traced], most=self.most))
         self.total = len(plain + loads) * self.samples * self.slots
+        # One room for every load: freed and taken anew, pieces of other sizes would leave gaps.
+        most = max((_numbers(load) for load in plain + loads), default=0)
+        self.room = torch.empty(most, dtype=torch.float64, device=place)
         for load in plain:
             self._take(load, lambda load=load: self._collect_plainly(load), grams)
         for index, load in enumerate(loads):
-            rest = {portion.name for later in loads[index + 1 :] for portion in later}
+            rest = list({portion.name: portion for later in loads[index + 1 :] for portion in later}.values())
             self._take(load, lambda load=load, rest=rest: self._collect_batches(load, rest), grams)
         return grams
 
     def _take(self, load: list[Portion], collect: Callable[[], None], grams: dict[tuple[str, ...], Tensor]) -> None:
-        for portion in load:
-            portion.allocate(self.samples, self.slots, self.network.inputs.device)
+        sizes = [portion.numbers for portion in load]
+        for portion, room in zip(load, self.room[: sum(sizes)].zero_().split(sizes), strict=True):
+            portion.settle(self.samples, self.slots, room)
         collect()
         for portion in load:
             portion.add_to(grams[self.memberships[portion.name]], limit=self.limit)
@@ -105,43 +110,63 @@ class Assembly:
                         portion.grads[sample, slot] = found[portion.name][portion.first : portion.last]
                 self._tell(1)
 
-    def _collect_batches(self, load: list[Portion], rest: set[str]) -> None:
+    def _collect_batches(self, load: list[Portion], rest: list[Portion]) -> None:
         for number, samples in enumerate(self._batches()):
-            batch = run_batch(self.network, samples, samples.stop - samples.start)
-            if missing := self._missing(batch, load):
+            batch, graph = self._run(number, samples)
+            # Those of the rest as well: their forward passes will end before the answer.
+            if missing := self._missing(batch, load + rest):
                 self.unfit |= missing
                 return
             self._collect_inputs(batch, samples, load)
-            self._collect_slots(batch, number, samples, load, rest)
-            del batch  # before the next one needs the memory
+            if graph:
+                self._collect_slots(batch, graph, number, samples, load, rest)
+            del batch, graph  # before the next one needs the memory
 
-    def _collect_slots(self, batch: Batch, number: int, samples: slice, load: list[Portion], rest: set[str]) -> None:
-        if batch.answer.grad_fn is None:
-            return
-        graph, before = Graph(batch.answer.grad_fn), self.cuts.get(number)
+    def _run(self, number: int, samples: slice) -> tuple[Batch, Graph | None]:
+        """Runs a batch up to its cut, or in full where it has none or takes another way than the last time."""
+        count, cut = samples.stop - samples.start, self.cuts.get(number)
+        if cut:
+            batch = run_batch(self.network, samples, count, stop=cut.call)
+            graph = Graph(batch.answer.grad_fn) if batch.answer.grad_fn is not None else None
+            if graph and graph.edge(cut):
+                return batch, graph
+            del self.cuts[number], batch, graph
+        batch = run_batch(self.network, samples, count)
+        return batch, Graph(batch.answer.grad_fn) if batch.answer.grad_fn is not None else None
+
+    def _collect_slots(
+        self, batch: Batch, graph: Graph, number: int, samples: slice, load: list[Portion], rest: list[Portion]
+    ) -> None:
+        before = self.cuts.get(number)
         start = graph.edge(before) if before else None
-        stop = self._next_cut(batch, graph, before if start else None, rest)
+        position, stop = self._next_position(batch, graph, before, rest), None
         for slot in range(self.slots):
-            cotangent = before.grads[slot] if before and start else self._one_element_each(batch.answer, samples, slot)
+            cotangent = before.grads[slot] if before else self._one_element_each(batch.answer, samples, slot)
             grads, below = batch.backward(
                 cotangent,
                 [use for portion in load for use in batch.uses[portion.name]],
                 last=slot == self.slots - 1,
                 start=start,
-                stop=graph.edge(stop) if stop else None,
+                stop=GradientEdge(graph.nodes[position], 0) if position else None,
             )
-            if stop and below is not None:
-                stop.grads.append(below)
+            if position and below is not None:
+                stop = stop or self._cut(batch, graph, position, before)
+                stop.grads[slot] = below
             self._keep(batch, grads, samples, slot, load)
             self._tell(samples.stop - samples.start)
-        if stop and len(stop.grads) == self.slots:
+        if stop:
             self.cuts[number] = stop
 
-    def _next_cut(self, batch: Batch, graph: Graph, before: Cut | None, rest: set[str]) -> Cut | None:
-        """Returns a cut to fill for the passes of the rest, where one lies lower than that before."""
-        edges = [use.edge for name in rest for use in batch.uses[name]]
+    def _next_position(self, batch: Batch, graph: Graph, before: Cut | None, rest: list[Portion]) -> int:
+        """Returns where the passes of the rest can start, where that is lower than those of this load do, or else 0."""
+        edges = [use.edge for portion in rest for use in batch.uses[portion.name]]
         position = graph.lowest_cut(edges, self._may_keep) if edges else 0
-        return Cut(position, len(graph.nodes), []) if position > (before.position if before else 0) else None
+        return position if position > (before.position if before else 0) else 0
+
+    def _cut(self, batch: Batch, graph: Graph, position: int, before: Cut | None) -> Cut:
+        """Returns a cut to fill, where possible in place of that before, whose gradients are read slot by slot."""
+        call, room = (before.call, before.grads) if before else (None, None)
+        return graph.cut(position, batch.trace.calls, call=call, room=room, slots=self.slots)
 
     def _one_element_each(self, answer: Tensor, samples: slice, slot: int) -> Tensor:
         cotangent, elements = torch.zeros_like(answer), self.picked[samples, slot].to(answer.device)
@@ -212,6 +237,10 @@ class Assembly:
         self.done += count
         if self.progress:
             self.progress(self.done, self.total)
+
+
+def _numbers(load: list[Portion]) -> int:
+    return sum(portion.numbers for portion in load)
 
 
 def assemble(

@@ -4,9 +4,10 @@ A network too large for one portion of columns is differentiated from the output
 every portion would repeat the way from the output. The residual stream between two blocks is such an edge.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
@@ -14,14 +15,20 @@ __all__ = ["Cut", "Graph"]
 
 
 class Cut(NamedTuple):
-    """Names an edge by its node's position among how many, whatever graph it is found in, and keeps gradients there.
+    """Says where a backward pass stopped, and keeps the gradients there. A forward pass for what lies below ends early.
 
     It holds no node: that would keep a whole forward pass alive.
+
+    Attributes:
+        call: number of the torch call after which that forward pass ends; None: it runs to the answer.
+        position, nodes: of the edge's node, among all nodes of its graph.
+        grads: one gradient per row of a sample, [S, ...].
     """
 
+    call: int | None
     position: int
     nodes: int
-    grads: list[Tensor]
+    grads: Tensor
 
 
 class Graph:
@@ -42,7 +49,38 @@ class Graph:
 
     def edge(self, cut: Cut) -> GradientEdge | None:
         """Returns the edge of a cut made in an earlier graph of the same samples; None where this graph is another."""
-        return GradientEdge(self.nodes[cut.position], 0) if cut.nodes == len(self.nodes) else None
+        same = cut.nodes == len(self.nodes) and self.shape(cut.position) == cut.grads.shape[1:]
+        return GradientEdge(self.nodes[cut.position], 0) if same else None
+
+    def shape(self, position: int) -> tuple[int, ...] | None:
+        """Returns the shape of the gradient that a node takes, where it takes any."""
+        metadata = self.nodes[position]._input_metadata
+        return tuple(metadata[0].shape) if len(metadata) > 0 else None
+
+    def cut(
+        self, position: int, calls: Mapping[Node, int], *, call: int | None, room: Tensor | None, slots: int
+    ) -> Cut:
+        """Returns a cut whose gradients are to be filled in.
+
+        Args:
+            position: of its node, not 0.
+            calls: the torch call that made a node's tensor, where one did.
+            call: after which the forward pass of this graph ended.
+            room: to be used again where it is of the right shape.
+            slots: rows S of a sample.
+        """
+        shape = (slots, *(self.shape(position) or ()))
+        fits = room is not None and room.shape == shape
+        grads = room if room is not None and fits else torch.empty(shape, **self._options(position))
+        top = position
+        while top and self.nodes[top] not in calls:  # made within the call that made this one's tensor
+            top = self._above[top]
+        below = _downwards(self.nodes[top])
+        return Cut(calls.get(self.nodes[top], call), below.index(self.nodes[position]), len(below), grads)
+
+    def _options(self, position: int) -> dict[str, Any]:
+        metadata = self.nodes[position]._input_metadata[0]
+        return {"dtype": metadata.dtype, "device": metadata.device}
 
     def lowest_cut(self, edges: Iterable[GradientEdge], fits: Callable[[tuple[int, ...]], bool]) -> int:
         """Returns the position of the lowest node above all the edges whose gradient is worth keeping; 0 for the root.
@@ -62,8 +100,8 @@ class Graph:
         return place
 
     def _is_kept(self, place: int, fits: Callable[[tuple[int, ...]], bool]) -> bool:
-        metadata = self.nodes[place]._input_metadata
-        return self._single[place] and len(metadata) > 0 and fits(tuple(metadata[0].shape))
+        shape = self.shape(place)
+        return self._single[place] and shape is not None and fits(shape)
 
     def _find_dominators(self) -> None:
         seen = {0}

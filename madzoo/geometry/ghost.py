@@ -6,11 +6,12 @@ products with other rows need no such row: ``sum_ts (a_it . a_js) (d_ikt . d_jls
 Legend: n samples, S rows of a sample, m = n S; only the lower triangle is written, by blocks of rows.
 """
 
+import torch
 from torch import Tensor
 
 __all__ = ["add_columns", "add_outer", "is_ghost_cheaper", "mirror"]
 
-BLOCK = 192  # rows of a block: small ones skip more of the upper triangle, large ones multiply faster
+BLOCK = 160  # rows of the smallest block: small ones skip more of the upper triangle, large ones multiply faster
 
 
 def add_columns(gram: Tensor, columns: Tensor) -> None:
@@ -21,9 +22,13 @@ def add_columns(gram: Tensor, columns: Tensor) -> None:
 
     Cost: m^2 b multiply-adds, a little more than half of the full product's.
     """
-    for start in range(0, len(gram), BLOCK):
-        stop = min(start + BLOCK, len(gram))
-        gram[start:stop, :stop].addmm_(columns[start:stop], columns[:stop].T)
+    if len(gram) <= BLOCK:
+        gram.addmm_(columns, columns.T)
+        return
+    half = len(gram) // 2
+    gram[half:, :half].addmm_(columns[half:], columns[:half].T)
+    add_columns(gram[:half, :half], columns[:half])
+    add_columns(gram[half:, half:], columns[half:])
 
 
 def mirror(gram: Tensor) -> Tensor:
@@ -62,12 +67,15 @@ def add_outer(gram: Tensor, inputs: Tensor, grads: Tensor, *, limit: int) -> Non
 
 
 def _add_blocks(gram: Tensor, inputs: Tensor, grads: Tensor, *, limit: int) -> None:
-    side, other = inputs.shape[2], grads.shape[3]
+    (count, slots, _, other), side = grads.shape, inputs.shape[2]
     width = max(1, min(other, limit // (len(gram) * side)))
+    room = inputs.new_empty(len(gram) * width * side)
     for start in range(0, other, width):
-        part = grads[..., start : start + width]
-        columns = part.transpose(2, 3).flatten(1, 2) @ inputs  # [n, S O, I]
-        add_columns(gram, columns.reshape(len(gram), -1))
+        part = grads[..., start : start + width].mT
+        columns = room[: len(gram) * part.shape[2] * side].view(count, slots, -1, side)
+        for slot in range(slots):
+            torch.bmm(part[:, slot], inputs, out=columns[:, slot])
+        add_columns(gram, columns.view(len(gram), -1))
 
 
 def _add_ghost(gram: Tensor, inputs: Tensor, grads: Tensor, *, limit: int) -> None:

@@ -20,7 +20,7 @@ from madzoo.geometry.selection import Output, count, output_name
 
 __all__ = ["MEMORY_MB", "Groups", "GramMatrix", "gram_matrix"]
 
-MEMORY_MB = 512
+MEMORY_MB = 768
 Groups = str | Mapping[str, str | Sequence[str]] | None
 
 
@@ -98,9 +98,10 @@ def gram_matrix(
         ShapeError: when the output has no row per sample or is not float64.
         DataError: when the output is not finite.
 
-    Cost: K backward passes over all samples per portion of columns that fits into ``memory_mb`` / 2 (n K passes of one
-    sample where batches do not serve), and m^2 P / 2 multiply-adds, far fewer where a layer sees each sample at few
-    places: m^2 (I + O) for a weight [O, I] of a network without tokens.
+    Cost: per portion of columns that fits into ``memory_mb`` / 2, a forward pass over all samples up to where these
+    parameters are used last, and K backward passes from there on (n K whole passes of one sample where batches do not
+    serve); m^2 P / 2 multiply-adds, far fewer where a layer sees each sample at few places: m^2 (I + O) for a weight
+    [O, I] of a network without tokens.
 
     Source: arXiv 1806.07572 (the kernel); arXiv 2206.08720 (its structure in the layers).
 

@@ -45,14 +45,16 @@ class Portion:
         """Returns how many columns of J these are."""
         return (self.last - self.first) * (self.parameter[0].numel() if self.places else 1)
 
-    def allocate(self, samples: int, slots: int, device: torch.device) -> None:
-        """Makes room."""
-        width, options = self.last - self.first, {"dtype": torch.float64, "device": device}
+    def settle(self, samples: int, slots: int, room: Tensor) -> None:
+        """Takes room for its numbers, [:attr:`numbers`] zeros."""
+        width = self.last - self.first
         if self.places:
-            self.inputs = torch.zeros(samples, self.places, self.parameter[0].numel(), **options)
-            self.grads = torch.zeros(samples, slots, self.places, width, **options)
+            side = self.parameter[0].numel()
+            inputs, grads = room.split([samples * self.places * side, samples * slots * self.places * width])
+            self.inputs = inputs.view(samples, self.places, side)
+            self.grads = grads.view(samples, slots, self.places, width)
         else:
-            self.grads = torch.zeros(samples, slots, width, **options)
+            self.grads = room.view(samples, slots, width)
 
     def add_to(self, gram: Tensor, *, limit: int) -> None:
         """Adds these columns' products to the lower triangle of a Gram matrix, and forgets them.

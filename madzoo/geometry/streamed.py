@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from madzoo.geometry.network import Network
-from madzoo.geometry.tracing import Trace
+from madzoo.geometry.tracing import Stopped, Trace
 from madzoo.geometry.uses import Use
 
 __all__ = ["Batch", "as_real", "plain_rows", "run_batch"]
 
 
 class Batch(NamedTuple):
-    """Holds a traced forward pass: its answer [c, K], the trace, and the uses of each parameter by name."""
+    """Holds a traced forward pass: its answer [c, K], the trace, and the uses of each parameter by name.
+
+    Where the pass ended early, the result of its last call stands for the answer.
+    """
 
     answer: Tensor
     trace: Trace
@@ -43,7 +46,7 @@ class Batch(NamedTuple):
             cotangent: of the answer, or of ``start``.
             uses: what is asked for.
             last: whether the graph may go.
-            start: where the pass starts, instead of at the answer.
+            start: where the pass starts; None: at the answer.
             stop: another edge to read the gradient at.
         """
         wanted = list({id(use): use for use in uses}.values())
@@ -69,11 +72,14 @@ class Batch(NamedTuple):
         return {name: as_real(rows) for name, rows in found.items() if rows is not None}
 
 
-def run_batch(network: Network, samples: slice | Tensor, batch: int) -> Batch:
-    """Runs some samples at once under a trace."""
-    trace = Trace(network.model, batch)
-    with trace:
-        answer = network.answer(samples)
+def run_batch(network: Network, samples: slice | Tensor, batch: int, *, stop: int | None = None) -> Batch:
+    """Runs some samples at once under a trace, up to some call of it or to the end."""
+    trace = Trace(network.model, batch, stop=stop)
+    try:
+        with trace:
+            answer = network.answer(samples)
+    except Stopped as reached:
+        answer = reached.result
     uses: dict[str, list[Use]] = {name: [] for name in network.parameters}
     names = {id(p): name for name, p in network.parameters.items()}
     for use in trace.uses:

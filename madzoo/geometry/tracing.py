@@ -12,16 +12,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from madzoo.geometry.calls import CHANNELWISE, ELEMENTWISE, EXPANDING, call_name, is_operator, tensors_of
 from madzoo.geometry.uses import Bias, Convolution, Copies, Grouped, Matrix, Use, pad_for, spread
 
-__all__ = ["Trace"]
+__all__ = ["Stopped", "Trace"]
 
 CONVOLUTIONS = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+
+
+class Stopped(BaseException):  # a model that handles errors must not catch it
+    """Ends a forward pass early.
+
+    Args:
+        result: of the last call.
+    """
+
+    def __init__(self, result: Tensor) -> None:
+        super().__init__()
+        self.result = result
 
 
 class Trace(TorchFunctionMode):
@@ -30,15 +42,19 @@ class Trace(TorchFunctionMode):
     Args:
         model: its parameters are weights, its buffers constants.
         batch: samples c in the input.
+        stop: number of the call after which :class:`Stopped` is raised, where that returns a tensor.
 
     Attributes:
         uses: one record per place.
         unknown: parameters of which some use is not understood, by ``id``.
+        calls: the number of the call that made a tensor, by its node in autograd's graph.
     """
 
-    def __init__(self, model: nn.Module, batch: int) -> None:
+    def __init__(self, model: nn.Module, batch: int, *, stop: int | None = None) -> None:
         super().__init__()
         self.batch = batch
+        self.calls: dict[Node, int] = {}
+        self._number, self._stop = 0, stop
         self.uses: list[Use] = []
         self.unknown: set[int] = set()
         self._sources: dict[int, frozenset[int]] = {}  # of every weight and constant: the parameters it is made of
@@ -53,7 +69,16 @@ class Trace(TorchFunctionMode):
         return self._sources[id(weight)]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        number, self._number = self._number, self._number + 1
+        result = self._call(func, args, kwargs or {})
+        if isinstance(result, Tensor):
+            if result.grad_fn is not None:
+                self.calls.setdefault(result.grad_fn, number)
+            if number == self._stop:
+                raise Stopped(result)
+        return result
+
+    def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = list(tensors_of((args, kwargs)))
         weights = [t for t in tensors if self._sources.get(id(t))]
         if all(id(t) in self._sources for t in tensors):
