@@ -70,8 +70,8 @@ def symmetry_ledger(
         raise ShapeError("inputs must be one tensor of samples [n, ...], n >= 1.", asked=type(inputs).__name__)
     resolve_output(output)  # a network without symmetries refuses a wrong name too
     check_mode(mode)
-    twin = float64_copy(model)
-    x = inputs.detach().clone()
+    twin = float64_copy(model).cpu()  # terms are indices and slices: nothing for an accelerator
+    x = inputs.detach().cpu().clone()
     x = x.double() if x.is_floating_point() else x
     flow = trace_flow(twin, x)
     units = inactive_units(flow, twin)
@@ -98,7 +98,8 @@ class _Count:
         # A rank can only fall at special weights (a gain of 0), and that of J with it: the generic count bounds both.
         items = self._count(accepted, generic)
         if units.masks:
-            items.append(self._dead(units, accepted, items, params, generic))
+            dead = self._dead(units, accepted, items, params, generic)
+            (items if dead.relative_jvp <= TOLERANCE else rejected).append(dead)
         return SymmetryLedger(
             num_params=count_parameters(self.model),
             items=tuple(items),

@@ -3,6 +3,7 @@
 Legend: c samples in the batch, G groups, T places (tokens, pixels) where a weight is used, I and O its two sides.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ __all__ = ["Bias", "Convolution", "Copies", "Grouped", "Matrix", "Use", "windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Use:
+class Use(ABC):
     """Names one place where a weight meets the data.
 
     Attributes:
@@ -28,13 +29,13 @@ class Use:
     edge: GradientEdge
     batch: int
 
+    @abstractmethod
     def rows(self, grad: Tensor, samples: slice) -> Tensor:
         """Returns the gradient by the weight of every sample on its own.
 
         Shapes:
             grad: as the edge's tensor. returns [samples, numel].
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError, ShapeError, SymmetryError
 from madzoo.gauges import COLUMNS, Places, Slices, joined, scale
 from madzoo.geometry import SymmetryLedger, rests, symmetry_ledger
+from madzoo.geometry.inactive import InactiveUnits
 from madzoo.geometry.ledger import TOLERANCE
 from madzoo.layers import Mamba
 from madzoo.symmetry import Symmetry
@@ -270,3 +271,14 @@ def test_refusals(name: str) -> None:
         symmetry_ledger(model, x, mode="sideways")
     with pytest.raises(ConfigError, match="output"):
         symmetry_ledger(model, x, output="logit")
+
+
+def test_hidden_elements_that_move_the_output_are_no_dead_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    wrong = InactiveUnits(
+        dead=1, always_active=0, patterns=1, symmetries=(), masks={"2.weight": torch.ones(2, 4, dtype=torch.bool)}
+    )
+    monkeypatch.setattr("madzoo.geometry.ledger.inactive_units", lambda flow, model: wrong)
+    ledger = symmetry_ledger(model, torch.randn(50, 3))
+    assert ledger.inactive == 0 and [item.name for item in ledger.rejected] == ["dead_units"]
