@@ -320,7 +320,7 @@ def test_forecast_with_past_covariates(run, refused, point_forecaster, forecaste
 
 def test_forecast_takes_a_season(run, refused, forecaster, shops, tmp_path):
     options = ["--target", "target", "--horizon", 4, "--out", tmp_path]
-    model, found = ["--model", "season_s4d_base_672_192.zeroshot"], []
+    model, found = ["--model", "season_s4d_base_1008_192.zeroshot"], []
     for words in ([], ["--seasonality", 24], ["--seasonality", 3]):  # of hours, 24 is the usual
         assert run("forecast", shops[0], *options, *model, *words)[0] == 0
         found.append(predictions(tmp_path))

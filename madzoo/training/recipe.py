@@ -24,7 +24,7 @@ class Recipe:
         name: ``arch.tag`` of the checkpoint to make.
         dataset: a name of :mod:`madzoo.data.catalog`, or of a generator in :mod:`madzoo.data.series_steps`.
         model_args: overrides of the tag's configuration, for ablations.
-        start: ``arch.tag`` of the weights to begin with, of the same family, adapted to the configuration as
+        start: ``arch.tag``, or ``local-dir:path`` of a checkpoint folder, to begin with: the same family, adapted as
             :func:`madzoo.factory.create_model` adapts them; empty: random weights.
         epochs: passes over all full batches of the training part; of a generator an epoch is ``steps_per_epoch`` fresh
             batches.

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from madzoo.checkpoint.folder import write_folder
+from madzoo.checkpoint.folder import read_folder, write_folder
+from madzoo.checkpoint.resolve import parse_name
 from madzoo.data.catalog import find_dataset
 from madzoo.errors import ConfigError, UnknownModelError
 from madzoo.factory import create_model, model_info
@@ -85,7 +86,9 @@ def train(
 
 def _started(recipe: Recipe, spec: ModelSpec, model: Any) -> nn.Module:
     """Loads the weights that a recipe starts from, in the shapes of its own model."""
-    family = model_info(recipe.start).family
+    place = parse_name(recipe.start)
+    arch = read_folder(place.path).config.architecture.partition(".")[0] if place.path else recipe.start
+    family = model_info(arch).family
     if family != spec.family:
         raise ConfigError(f"weights of {family} do not start a {spec.family}.", asked=recipe.start)
     config = {field.name: getattr(model.config, field.name) for field in dataclasses.fields(model.config)}

@@ -170,4 +170,4 @@ def test_a_model_that_asks_is_told_the_season_of_the_table(tmp_path, given, seas
     past = torch.from_numpy(week[-60:]).view(1, 60, 1)
     torch.testing.assert_close(told.predict(past)[0], tuned.predict(past)[0])
     with pytest.raises(ConfigError, match="follows from its season"):
-        madzoo.finetune("season_s4d_base_672_192.zeroshot", table, prediction_length=14)
+        madzoo.finetune("season_s4d_base_1008_192.zeroshot", table, prediction_length=14)

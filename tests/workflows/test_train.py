@@ -103,10 +103,13 @@ def test_starts_from_the_weights_of_its_family(tmp_path, data):
     state = train(Recipe.from_dict(values), run_dir=tmp_path / "a", data_dir=data, reports=False).state
     begun = create_model("patch_s4d_nano_512_96.etth1", pretrained=True).state_dict()
     assert all((state[name] - begun[name]).abs().max() < 1e-6 for name in begun)
+    folder = {"start": f"local-dir:{tmp_path / 'a' / 'checkpoint'}"}
+    again = train(Recipe.from_dict(values | folder), run_dir=tmp_path / "d", data_dir=data, reports=False).state
+    assert all((again[name] - begun[name]).abs().max() < 1e-6 for name in begun)
     fresh = train(Recipe.from_dict({**values, "start": ""}), run_dir=tmp_path / "b", data_dir=data, reports=False).state
     assert (fresh["patch_embed.weight"] - begun["patch_embed.weight"]).abs().max() > 0.01
     with pytest.raises(ConfigError, match="season_s4d do not start a patch_s4d"):
-        recipe = Recipe.from_dict({**values, "start": "season_s4d_base_672_192.zeroshot"})
+        recipe = Recipe.from_dict({**values, "start": "season_s4d_base_1008_192.zeroshot"})
         train(recipe, run_dir=tmp_path / "c", data_dir=data, reports=False)
 
 

@@ -241,7 +241,6 @@ register_forecasters(
     },
     adapt_weights=adapt_season_weights,
     weights={
-        "base_672_192": {"zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies")},
         "base_1008_192": {
             "zeroshot": PretrainedCfg(license="apache-2.0", dataset="synthetic-frequencies-long+citylearn"),
             "ett1h": PretrainedCfg(license="apache-2.0", dataset="fev-ett-1h"),
