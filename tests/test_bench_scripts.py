@@ -12,6 +12,7 @@ sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 import bench_geometry
 import bench_limits
 import bench_ops
+import bench_scan_measure
 from bench_models import draw, forecasting, inference, table, timed
 from bench_peers import MEMORY, Variant, make_inputs, our_variants, peer_variants
 from bench_report import Report, describe_machine, dot_plot
@@ -97,12 +98,25 @@ def test_rates_of_the_machine_are_positive(monkeypatch):
 
 
 def test_a_pair_is_timed_in_a_process_of_its_own():
-    names = [variant.name for variant in served(our_variants(("cpu", "torch")))]
+    variants = served(our_variants(("cpu", "torch")))
+    names = [variants[0].name, variants[-1].name]
     found = time_pairs(names, SIZE, training=False, options=["--rounds", "2"])
     assert found["rounds"] == [2, 2]
     assert list(found["seconds"]) == list(found["ratios"]) == names
     assert min(*found["seconds"].values(), *found["ratios"].values()) > 0
     assert found["ratios"][names[0]] == 1
+
+
+def test_pairs_are_put_together(monkeypatch):
+    told, asked = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "c": 1.5}], []
+    pairs = [{"rounds": 5 + i, "seconds": seconds} for i, seconds in enumerate(told)]
+    monkeypatch.setattr(bench_scan_measure, "_child", lambda *words: asked.append(words) or pairs[len(asked) - 1])
+    assert time_pairs(["a", "b", "c"], SIZE, training=True, options=["--rounds", "9"]) == {
+        "rounds": [5, 6],
+        "seconds": {"a": 2.0, "b": 2.0, "c": 1.5},
+        "ratios": {"a": 1.0, "b": 2.0, "c": 0.5},
+    }
+    assert asked == [("--rounds", "9", "--pair", name, "training", "2", "5", "7", "4") for name in ("b", "c")]
 
 
 def test_tables(args):

@@ -49,8 +49,7 @@ def scale_solutions(flow: Flow, component: dict[int, Value]) -> list[Solution]:
         else:
             equations += [_sum({edge.out.index: -1}, (value,), edge.power) for value in edge.ins]
     for norm in flow.norms:
-        affine = norm.gain is not None and (norm.bias is not None or norm.kind != "batch")
-        if norm.value.index in component and (norm.kind != "batch" or not affine):
+        if norm.value.index in component and not norm.takes_scale:
             equations.append({norm.value.index: 1})
         if norm.out.index in component and norm.gain is None:
             equations.append({norm.out.index: 1})
@@ -86,8 +85,7 @@ def shift_solutions(flow: Flow, component: dict[int, Value]) -> list[Solution]:
             equations.append(equation)
     equations += [{r.value.index: 1} for r in flow.readers if r.value.index in component and not r.takes_shift]
     for norm in flow.norms:
-        takes = norm.kind == "batch" and norm.bias is not None
-        if norm.value.index in component and not takes:
+        if norm.value.index in component and not norm.takes_shift:
             equations.append({norm.value.index: 1})
     return null_space(equations, unknowns)
 

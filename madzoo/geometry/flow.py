@@ -6,12 +6,14 @@ shift of each (:class:`Edge`); all others *stop* both. :mod:`madzoo.geometry.flo
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from madzoo.gauges import Slices
 from madzoo.geometry.heads import AttentionCore
+from madzoo.symmetry import Parameters
 
 __all__ = ["Edge", "Flow", "Norm", "Reader", "Value", "Writer"]
 
@@ -83,7 +85,15 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Norm:
-    """A norm: ``kind`` is ``"batch"`` (recorded statistics), ``"layer"`` or ``"rms"``, over the channels."""
+    """A norm over a batch (of each channel), or over the channels.
+
+    Attributes:
+        kind: ``"batch"``, ``"layer"`` or ``"rms"``.
+        value, out: what it takes and makes.
+        gain, bias: parameters by name.
+        mean, deviation: recorded statistics; None where a batch norm takes those of the batch.
+        variance: of the batch at other parameters.
+    """
 
     kind: str
     value: Value
@@ -93,6 +103,19 @@ class Norm:
     eps: float
     mean: Tensor | None = None
     deviation: Tensor | None = None
+    variance: Callable[[Parameters], Tensor] | None = None
+
+    @property
+    def takes_scale(self) -> bool:
+        """True where gain and bias can make up for a scale of what the norm takes."""
+        if self.kind != "batch" or self.gain is None:
+            return False
+        return self.variance is not None if self.mean is None else self.bias is not None
+
+    @property
+    def takes_shift(self) -> bool:
+        """True where the bias can make up for a shift of what the norm takes, or the batch's mean does."""
+        return self.kind == "batch" and (self.mean is None or (self.gain is not None and self.bias is not None))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,5 +1,7 @@
 """What a trace notes of maps and norms: who writes a value, and who reads it."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,7 +9,8 @@ from torch import Tensor
 
 from madzoo.gauges import Slices
 from madzoo.geometry.flow import Norm, Reader, Value, Writer
-from madzoo.geometry.flow_notes import FlowNotes, arguments_of
+from madzoo.geometry.flow_notes import BATCH_NORM, FlowNotes, arguments_of
+from madzoo.symmetry import Parameters
 
 __all__ = ["CONVOLUTIONS", "MapRules"]
 
@@ -105,13 +108,26 @@ class MapRules(FlowNotes):
         return out
 
     def _batch_norm(self, name: str, args: Any, kwargs: Any, y: Tensor, before: Any) -> Value | None:
-        names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        x, mean, var, gain, bias, training, _, eps = arguments_of(args, kwargs, *names)
-        value = before.get(id(x))
-        if training or mean is None or value is None or value.axis != 1:
+        x, mean, var, gain, bias, training, _, eps = arguments_of(args, kwargs, *BATCH_NORM)
+        value, eps = before.get(id(x)), 1e-5 if eps is None else float(eps)
+        number = self.batches
+        self.batches += bool(training)
+        if value is None or value.axis != 1 or {id(mean), id(var)} & self.names.keys():  # torch.batch_norm's own order
             return None
-        deviation = (var + (1e-5 if eps is None else eps)).sqrt()
-        return self._normed("batch", value, gain, bias, y, eps or 0.0, mean=mean.clone(), deviation=deviation)
+        if training:
+            return self._batch_statistics(value, gain, bias, y, eps, number)
+        if mean is None:
+            return None
+        deviation = (var + eps).sqrt()
+        return self._normed("batch", value, gain, bias, y, eps, mean=mean.clone(), deviation=deviation)
+
+    def _batch_statistics(
+        self, value: Value, gain: Tensor | None, bias: Tensor | None, y: Tensor, eps: float, number: int
+    ) -> Value | None:
+        if self.variances is None or value.block != 1:
+            return None
+        variance = partial(self.variances, number=number)
+        return self._normed("batch", value, gain, bias, y, eps, variance=variance)
 
     def _norm(self, name: str, args: Any, kwargs: Any, y: Tensor, before: Any) -> Value | None:
         keys = ("input", "normalized_shape", "weight") + (("bias", "eps") if name == "layer_norm" else ("eps",))
@@ -135,6 +151,7 @@ class MapRules(FlowNotes):
         eps: float,
         mean: Tensor | None = None,
         deviation: Tensor | None = None,
+        variance: Callable[[Parameters], Tensor] | None = None,
     ) -> Value | None:
         keys = [self.names.get(id(t)) if t is not None else None for t in (gain, bias)]
         if any(key is None and t is not None for key, t in zip(keys, (gain, bias), strict=True)):
@@ -142,7 +159,15 @@ class MapRules(FlowNotes):
         out = self._new(y, axis=value.axis)
         self._use(*keys)
         norm = Norm(
-            kind=kind, value=value, out=out, gain=keys[0], bias=keys[1], eps=eps, mean=mean, deviation=deviation
+            kind=kind,
+            value=value,
+            out=out,
+            gain=keys[0],
+            bias=keys[1],
+            eps=eps,
+            mean=mean,
+            deviation=deviation,
+            variance=variance,
         )
         self.flow.norms.append(norm)
         return out

@@ -1,6 +1,6 @@
 """The bookkeeping of a trace: which tensor is which value, and which parameter has been used."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +9,9 @@ from madzoo.gauges import Slices
 from madzoo.geometry.flow import Edge, Flow, Value, Writer
 from madzoo.geometry.heads import HeadTrace
 
-__all__ = ["FlowNotes", "arguments_of", "tensors_in"]
+__all__ = ["BATCH_NORM", "FlowNotes", "arguments_of", "tensors_in"]
+
+BATCH_NORM = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
 class FlowNotes:
@@ -17,9 +19,11 @@ class FlowNotes:
 
     Args:
         model: whose parameters are known by name.
+        variances: ``(params, number)`` to those of the batch that batch norm ``number`` takes, at any parameters; None
+            where samples could be grouped in other batches.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, variances: Callable[..., Tensor] | None = None) -> None:
         self.flow = Flow()
         self.values: dict[int, Value] = {}
         self.names = {id(p): name for name, p in model.named_parameters()}
@@ -28,6 +32,8 @@ class FlowNotes:
         self.heads = HeadTrace(self._stopped_value, self.flow.consumed)
         self.flow.attentions = self.heads.cores
         self.count = 0  # of values so far
+        self.variances = variances
+        self.batches = 0  # of which a norm has taken the statistics so far
 
     def _operands(
         self, args: Sequence[Tensor], before: Any, unknown: Sequence[int] | None = None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from madzoo.geometry.batch_norms import BatchVariances
 from madzoo.geometry.flow import Flow, Value
 from madzoo.geometry.flow_channels import ADDITIONS, FIXING, HOMOGENEOUS, PRODUCTS, QUOTIENTS, SAME, ChannelRules
 from madzoo.geometry.flow_maps import CONVOLUTIONS, MapRules
@@ -39,7 +40,7 @@ def trace_flow(model: nn.Module, inputs: Tensor) -> Flow:
         model: in eval mode; its forward takes one tensor.
         inputs: a batch.
     """
-    trace = FlowTrace(model)
+    trace = FlowTrace(model, variances=BatchVariances(model, inputs).at if len(inputs) == 1 else None)
     hooks = [hook for module in model.modules() if module is not model for hook in trace.watch(module)]
     try:
         with torch.no_grad(), trace:
@@ -78,8 +79,8 @@ def _stop_shared(flow: Flow) -> None:
 class FlowTrace(MapRules, ChannelRules, TorchFunctionMode):
     """Fills a :class:`Flow` while it is active."""
 
-    def __init__(self, model: nn.Module) -> None:
-        FlowNotes.__init__(self, model)
+    def __init__(self, model: nn.Module, *, variances: Callable[..., Tensor] | None = None) -> None:
+        FlowNotes.__init__(self, model, variances=variances)
         TorchFunctionMode.__init__(self)
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -44,7 +44,7 @@ def symmetry_ledger(
         model: any module whose forward takes one tensor. Its modules declare ``symmetries()``; classes of torch.nn and
             timm are known by rules.
         inputs: samples [n, ...]; the check runs on the first two (eight, where the network is small), dead and always
-            active units are sought on all.
+            active units are sought on all. Where norms take the statistics of the batch, a sample is a whole batch.
         output: what is differentiated; ``"log_probs"`` and ``"probabilities"`` lose the logits' common shift.
         mode: ``"reverse"`` (one backward pass checks all items) or ``"forward"`` (one jvp per mixture).
         seed: of mixtures, probes and the generic point.

@@ -15,7 +15,8 @@ class LedgerItem:
     """One symmetry, over all modules that have it.
 
     Attributes:
-        name: what acts.
+        name: what acts. One that ends in ``on_this_sample`` has generators that hang on the sample, as many on any
+            other sample that is one batch.
         modules: how many modules have it.
         generators: their generators.
         lost: parameters it takes away beyond those of the items before it.
@@ -70,7 +71,7 @@ class SymmetryLedger:
 
     @property
     def upper_bound(self) -> int:
-        """No sample shows a larger local dimension."""
+        """No sample shows a larger local dimension; where an item is ``on_this_sample``, no single batch does."""
         return self.num_params - self.lost
 
     @property

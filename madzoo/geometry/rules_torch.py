@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.gauges import Slices, basis, diagonal_term, matrix_term, scale
+from madzoo.geometry.batch_norms import added_term, scale_terms, shift_terms
 from madzoo.geometry.channel_systems import INSIDE, Solution, components, scale_solutions, shift_solutions
 from madzoo.geometry.flow import Flow, Norm, Reader, Value, Writer
 from madzoo.geometry.rules_attention import core_symmetries
@@ -82,18 +83,14 @@ def _scale(flow: Flow, component: dict[int, Value], solution: Solution) -> Symme
             if power:
                 yield diagonal_term(name, params[name], slices, width, power)
         for norm, power in norms:
-            assert norm.gain is not None
-            assert norm.bias is not None
-            assert norm.mean is not None
-            assert norm.deviation is not None
-            yield diagonal_term(norm.gain, params[norm.gain], Slices(), width, -power)
-            yield _added(norm.bias, -power * params[norm.gain] * norm.mean / norm.deviation)
+            yield from scale_terms(norm, params, power)
 
-    kind = "batch_norm.scale" if norms else _scale_name(flow, solution)
-    return from_terms(kind, width, terms)
+    return from_terms(_scale_name(flow, solution, [norm for norm, _ in norms]), width, terms)
 
 
-def _scale_name(flow: Flow, solution: Solution) -> str:
+def _scale_name(flow: Flow, solution: Solution, batch_norms: list[Norm]) -> str:
+    if batch_norms:
+        return "batch_norm.scale" if all(n.mean is not None for n in batch_norms) else "batch_norm.scale_on_this_sample"
     out = {n.out.index: n.kind for n in flow.norms}
     kinds = {e.kind for e in flow.edges if e.out.index in solution}
     if "product" in kinds:
@@ -146,30 +143,14 @@ def _shift(flow: Flow, component: dict[int, Value], solution: Solution) -> Symme
     def terms(params: Parameters) -> Iterator[Term]:
         for name, amount in added:
             others = params[name].movedim(axes.get(name, 0), 0).shape[1:]
-            yield _added(name, torch.full((width,), amount, dtype=torch.float64), axis=axes.get(name, 0), others=others)
+            amounts = torch.full((width,), amount, dtype=torch.float64)
+            yield added_term(name, amounts, axis=axes.get(name, 0), others=others)
         for reader, amount in readers:
             yield _taken(reader, params[reader.weight], width, -amount)
         for norm, amount in norms:
-            assert norm.gain is not None
-            assert norm.bias is not None
-            assert norm.deviation is not None
-            yield _added(norm.bias, -amount * params[norm.gain] / norm.deviation)
+            yield from shift_terms(norm, params, amount)
 
     return from_terms("bias.shift", width, terms)
-
-
-def _added(name: str, amounts: Tensor, *, axis: int = 0, others: tuple[int, ...] = ()) -> Term:
-    """Generator i adds amounts[i] everywhere on slice i."""
-    every = torch.arange(len(amounts))
-    return Term(
-        parameter=name,
-        axis=axis,
-        rows=every,
-        coefficients=every,
-        source=torch.ones((1, *others), dtype=torch.float64),
-        source_rows=torch.zeros_like(every),
-        weights=amounts.double(),
-    )
 
 
 def _taken(reader: Reader, weight: Tensor, width: int, amount: float) -> Term:

@@ -65,7 +65,7 @@ class Grid(nn.Module):
         return [scale(f"grid.{w}", n, grow={w: Slices(additive=True)}, shrink={}) for w, n in sizes.items()]
 
 
-# Behind each, on the draws 0 to 19 that the test measures: how many of them showed which rank.
+# Behind each, on the draws 0 to 19 (the test measures the first five of the residual net): how many showed which rank.
 DRAWN = {
     # P - hidden units. 63: 7, 62: 3, 61: 1, 59: 2, 55: 1, 54: 3, 53: 1, 52: 1, 47: 1: units dead or always active
     "relu2_4-5-5-3": Case(lambda: mlp(4, 5, 5, 3), (150, 4), 450, 73, 63),

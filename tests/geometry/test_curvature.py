@@ -261,7 +261,7 @@ def generic_mamba() -> nn.Module:
 VALLEYS = {
     "relu": (lambda: mlp(3, 5, 2), (100, 3)),
     "gelu": (lambda: mlp(4, 5, 3, activation=nn.GELU), (60, 4)),
-    "mamba": (generic_mamba, (20, 16, 2)),
+    "mamba": (generic_mamba, (10, 12, 2)),
     "s4d": (CASES["s4d_2_channels_3_pairs"].build, (6, 2, 24)),
 }
 

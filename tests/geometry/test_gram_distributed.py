@@ -1,6 +1,5 @@
 """Two processes share a Gram matrix and both end with what one process finds."""
 
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from madzoo import layers
 from madzoo.geometry import gram_matrix
 from madzoo.geometry.distributed import share_of_columns
+from tests.forks import FORKS
 
 PROCESSES = 2
 
@@ -64,10 +64,7 @@ def work(rank: int, store: str, results: str) -> None:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gram")
-    context = multiprocessing.get_context("spawn")
-    started = [
-        context.Process(target=work, args=(rank, str(folder / "store"), str(folder))) for rank in range(PROCESSES)
-    ]
+    started = [FORKS.Process(target=work, args=(rank, str(folder / "store"), str(folder))) for rank in range(PROCESSES)]
     for process in started:
         process.start()
     for process in started:

@@ -11,6 +11,8 @@ import torch
 
 from madzoo.errors import CheckpointError
 from madzoo.training.run_state import RunFiles
+from tests.forks import run_forked
+from tests.training.tiny_run import main
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
@@ -18,6 +20,11 @@ SCRIPT = Path(__file__).with_name("tiny_run.py")
 def run(folder, *when):
     command = [sys.executable, str(SCRIPT), str(folder), *when]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def forked(folder, when=None):
+    """Runs the same in a process that starts sooner and hashes otherwise."""
+    return run_forked(main, folder, when, said=folder.with_name(f"{folder.name}-{when}"))
 
 
 def run_on_two(folder, *when):
@@ -49,17 +56,17 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.parametrize("when", ["epoch", "write", "validation"])
 def test_killed_and_resumed_equals_unbroken(tmp_path, unbroken, when):
-    killed = run(tmp_path, when)
+    killed = forked(tmp_path, when)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "state.pt").exists()
-    resumed = run(tmp_path)
+    resumed = forked(tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert outcome(tmp_path) == unbroken
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "state.pt"]
 
 
 def test_stopped_by_the_clock_and_resumed_equals_unbroken(tmp_path, unbroken):
-    assert run(tmp_path, "minutes").stdout.strip() == "stopped at 1"
+    assert forked(tmp_path, "minutes").stdout.strip() == "stopped at 1"
     assert run(tmp_path).stdout.strip() == "finished"
     assert outcome(tmp_path) == unbroken
 
@@ -87,7 +94,7 @@ def test_two_processes_train_on_one_batch_together(tmp_path, unbroken):
 def test_run_of_another_recipe_is_refused(tmp_path):
     files = RunFiles(tmp_path)
     files.save({"recipe": {"name": "other"}})
-    refused = run(tmp_path)
+    refused = forked(tmp_path)
     assert refused.returncode == 1
     assert "a run of another recipe" in refused.stderr
 
