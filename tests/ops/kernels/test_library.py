@@ -12,6 +12,7 @@ import torch
 
 from madzoo.errors import BackendError
 from madzoo.ops.kernels import library
+from madzoo.ops.kernels.c_abi import kernels_are_here
 from madzoo.ops.kernels.library import (
     ISAS,
     KernelStatus,
@@ -205,3 +206,11 @@ def test_they_can_be_left_out_for_a_while():
             selective_scan(u, u, A, B, B, delta_softplus=True, backend="cpu")
     assert kernel_library() is found
     torch.testing.assert_close(selective_scan(u, u, A, B, B, delta_softplus=True), y)
+
+
+def test_a_compiler_takes_the_presence_of_kernels_as_constant():
+    def marked():
+        return True
+
+    torch.compiler.assume_constant_result(marked)
+    assert vars(marked).items() <= vars(kernels_are_here).items()  # what c_abi.py writes itself is what torch writes
