@@ -22,6 +22,7 @@ __all__ = [
     "diagonal_term",
     "joined",
     "matrix_term",
+    "mixed",
     "offset",
     "quarter_turn",
     "rows_of",
@@ -155,7 +156,7 @@ def basis(name: str, size: int, *, forward: Places, backward: Places, groups: in
         moved = dict(params)
         for matrices, places in ((there, forward), (back, backward)):
             for key, slices in slices_of(places):
-                moved[key] = _mixed(moved[key], slices, matrices)
+                moved[key] = mixed(moved[key], slices, matrices)
         return moved
 
     def terms(params: Parameters) -> Iterator[Term]:
@@ -267,7 +268,12 @@ def quarter_turn(pairs: Tensor) -> Tensor:
     return torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1)
 
 
-def _mixed(tensor: Tensor, slices: Slices, matrices: Tensor) -> Tensor:
+def mixed(tensor: Tensor, slices: Slices, matrices: Tensor) -> Tensor:
+    """Returns a tensor whose channels are mixed by square matrices, one for each group of channels.
+
+    Shapes:
+        tensor [...], matrices [groups, size, size] -> the tensor's.
+    """
     groups, size, _ = matrices.shape
     moved = tensor.movedim(slices.axis, 0)
     start, width = slices.start, groups * size * slices.block

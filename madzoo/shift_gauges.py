@@ -69,6 +69,15 @@ def batch_norm_scale(
     gains = {f"{norm}.weight": Slices() for norm in norms}
     plain = scale(name, len(statistics[0][0]), grow=grow, shrink={**shrink, **gains})
 
+    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+        assert plain.transform is not None
+        moved = plain.transform(params, t)
+        for norm, (mean, deviation) in zip(norms, statistics, strict=True):
+            # The gain falls by exp(-t) and the mean that is taken away with it.
+            taken = params[f"{norm}.weight"] * mean / deviation
+            moved[f"{norm}.bias"] = moved[f"{norm}.bias"] + taken * torch.expm1(-t)
+        return moved
+
     def terms(params: Parameters) -> Iterator[Term]:
         assert plain.terms is not None
         yield from plain.terms(params)
@@ -76,7 +85,7 @@ def batch_norm_scale(
             taken = params[f"{norm}.weight"] * mean / deviation
             yield diagonal_term(f"{norm}.bias", taken, Slices(), len(mean), -1.0)
 
-    return from_terms(name, plain.dimension, terms)
+    return from_terms(name, plain.dimension, terms, transform=transform)
 
 
 def batch_norm_shift(name: str, module: nn.Module, *, up: Places, norms: Sequence[str]) -> Symmetry:
@@ -84,13 +93,20 @@ def batch_norm_shift(name: str, module: nn.Module, *, up: Places, norms: Sequenc
     statistics = [_statistics(module, norm) for norm in norms]
     plain = offset(name, len(statistics[0][0]), up=up, down={})
 
+    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+        assert plain.transform is not None
+        moved = plain.transform(params, t)
+        for norm, (_, deviation) in zip(norms, statistics, strict=True):
+            moved[f"{norm}.bias"] = moved[f"{norm}.bias"] - params[f"{norm}.weight"] / deviation * t
+        return moved
+
     def terms(params: Parameters) -> Iterator[Term]:
         assert plain.terms is not None
         yield from plain.terms(params)
         for norm, (mean, deviation) in zip(norms, statistics, strict=True):
             yield diagonal_term(f"{norm}.bias", params[f"{norm}.weight"] / deviation, Slices(), len(mean), -1.0)
 
-    return from_terms(name, plain.dimension, terms)
+    return from_terms(name, plain.dimension, terms, transform=transform)
 
 
 def batch_norm_scales(name: str, module: nn.Module, *, before: str, norm: str) -> list[Symmetry]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from madzoo.gauges import Places, Slices, diagonal_term, matrix_term, scale, slices_of, vector_term
+from madzoo.gauges import Places, Slices, diagonal_term, matrix_term, mixed, scale, slices_of, vector_term
 from madzoo.symmetry import Parameters, Symmetry, Term, from_terms
 
 __all__ = [
@@ -59,6 +59,20 @@ def rotation(name: str, width: int, *, writers: Places, readers: Sequence[NormRe
     """
     dimension = (width - 1) * (width - 2) // 2 if fixes_ones else width * (width - 1) // 2
 
+    def transform(params: Parameters, t: Tensor) -> dict[str, Tensor]:
+        to, of, owner, sign = _triangles(width) if fixes_ones else _pairs(width)
+        turned = torch.linalg.matrix_exp(t.new_zeros(width, width).index_put((to, of), sign.to(t) * t[owner], True))
+        moved = dict(params)
+        for key, slices in slices_of(writers):
+            moved[key] = mixed(moved[key], slices, turned[None])
+        for reader in readers:
+            gain = params[reader.gain].to(t) if reader.gain else t.new_ones(width)
+            for key, slices in slices_of(reader.weights):
+                moved[key] = mixed(moved[key], slices, (turned * gain / gain[:, None])[None])
+            if reader.bias:
+                moved[reader.bias] = mixed(moved[reader.bias], Slices(), (turned * gain[:, None] / gain)[None])
+        return moved
+
     def terms(params: Parameters) -> Iterator[Term]:
         to, of, owner, sign = _triangles(width) if fixes_ones else _pairs(width)
         for key, slices in slices_of(writers):
@@ -72,7 +86,7 @@ def rotation(name: str, width: int, *, writers: Places, readers: Sequence[NormRe
                 turned = sign * gain[to] / gain[of]
                 yield _owned(matrix_term(reader.bias, params[reader.bias], Slices(), to, of, weight=turned), owner)
 
-    return from_terms(name, dimension, terms)
+    return from_terms(name, dimension, terms, transform=transform)
 
 
 def stream_scale(name: str, width: int, *, writers: Places) -> Symmetry:

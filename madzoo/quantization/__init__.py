@@ -1,6 +1,24 @@
 """Quantization: (module, batches) in, frozen record or new module out."""
 
-from madzoo.quantization.round_to_nearest import quantize
+from madzoo.quantization.mixed_precision import allocate_bits, mixed_plan
+from madzoo.quantization.oscillation import OscillationRecord
+from madzoo.quantization.ptq import PostTraining, post_training, quantize
+from madzoo.quantization.qat import Qat, QatRecord, prepare_qat
 from madzoo.quantization.sensitivity import Metric, SensitivityReport, sensitivity
+from madzoo.quantization.straight_through import ESTIMATORS
 
-__all__ = ["Metric", "SensitivityReport", "quantize", "sensitivity"]
+__all__ = [
+    "ESTIMATORS",
+    "Metric",
+    "OscillationRecord",
+    "PostTraining",
+    "Qat",
+    "QatRecord",
+    "SensitivityReport",
+    "allocate_bits",
+    "mixed_plan",
+    "post_training",
+    "prepare_qat",
+    "quantize",
+    "sensitivity",
+]

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from madzoo.errors import ConfigError, ShapeError, check_choice
 
-__all__ = ["KINDS", "Grid", "from_codes", "from_rows", "round_to_grid", "to_codes", "to_rows"]
+__all__ = [
+    "KINDS",
+    "Grid",
+    "from_codes",
+    "from_rows",
+    "nearest_level",
+    "round_to_grid",
+    "spread",
+    "to_codes",
+    "to_rows",
+]
 
 KINDS = ("uniform", "ternary", "power_of_two")
 MAX_BITS = 8
@@ -53,6 +63,8 @@ class Grid:
             raise ConfigError(f"a {self.kind} grid has {lowest} to {highest} bits.", asked=f"bits={self.bits!r}")
         if not self.symmetric and self.kind != "uniform":
             raise ConfigError("only a uniform grid can be affine.", asked=f"{self.kind}, symmetric=False")
+        if self.axis is not None and not _is_integer(self.axis):
+            raise ConfigError("an axis is an integer, or None.", asked=f"axis={self.axis!r}")
         if self.group_size is not None and (not _is_integer(self.group_size) or self.group_size < 1):
             raise ConfigError("a group has at least one element.", asked=f"group_size={self.group_size!r}")
 
@@ -102,9 +114,19 @@ def from_rows(rows: Tensor, like: Tensor, grid: Grid) -> Tensor:
     """
     if like.ndim == 0 or grid.axis is None:
         return rows.reshape(-1)[: like.numel()].reshape(like.shape)
+    if like.numel() == 0:
+        return rows.reshape(-1)[:0].reshape(like.shape)  # still of the graph that rows belong to
     moved = like.movedim(grid.axis, 0)
-    width = moved[:1].numel()
-    return rows.reshape(len(moved), -1)[:, :width].reshape(moved.shape).movedim(0, grid.axis)
+    return rows.reshape(len(moved), -1)[:, : moved[0].numel()].reshape(moved.shape).movedim(0, grid.axis)
+
+
+def spread(values: Tensor, like: Tensor, grid: Grid) -> Tensor:
+    """Gives every element the value of its row.
+
+    Shapes:
+        values [R, 1] -> the shape of ``like``.
+    """
+    return from_rows(values.expand(to_rows(like.detach(), grid).shape), like, grid)
 
 
 def to_codes(w: Tensor, grid: Grid, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
@@ -148,14 +170,32 @@ def round_to_grid(w: Tensor, grid: Grid, scale: Tensor, zero_point: Tensor | Non
         >>> round_to_grid(torch.tensor([0.4, -0.6, 3.0]), grid, torch.tensor([[1.0]]))
         tensor([ 0., -1.,  1.])
     """
-    return from_codes(to_codes(w, grid, scale, zero_point), grid, scale, zero_point).to(w.dtype)
+    x = to_rows(w.to(scale.dtype), grid) / scale
+    # Adding zero makes +0 of -0, so that the result is that of the codes to the bit.
+    return from_rows(nearest_level(x, grid, zero_point) * scale + 0.0, w, grid).to(w.dtype)
+
+
+def nearest_level(x: Tensor, grid: Grid, zero_point: Tensor | None = None) -> Tensor:
+    """Returns the level nearest to values that are given in units of the scale, in these units.
+
+    Shapes:
+        x [R, W], zero_point [R, 1] -> [R, W].
+    """
+    if grid.kind == "power_of_two":
+        codes = _power_codes(x, grid.highest)
+        return codes.sign() * torch.exp2(codes.abs() - grid.highest)
+    if grid.bits == 1 and grid.symmetric:
+        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+    if zero_point is None:
+        return x.round().clamp(grid.lowest, grid.highest)
+    return (x.round() + zero_point).clamp(grid.lowest, grid.highest) - zero_point
 
 
 def _power_codes(x: Tensor, highest: int) -> Tensor:
     """Codes of the nearest of 0, +-2^(1 - q), ..., +-1: between two powers the midpoint divides."""
     levels = torch.cat([x.new_zeros(1), torch.exp2(torch.arange(1, highest + 1, device=x.device) - highest).to(x)])
     middles = (levels[1:] + levels[:-1]) / 2
-    return torch.bucketize(x.abs(), middles, right=True).to(x.dtype) * x.sign()
+    return torch.bucketize(x.abs().contiguous(), middles, right=True).to(x.dtype) * x.sign()
 
 
 def _is_integer(value: Any) -> bool:

@@ -21,7 +21,8 @@ def find_scale(w: Tensor, grid: Grid, *, observer: str = "min_max") -> tuple[Ten
     Args:
         w: a real tensor.
         grid: its levels.
-        observer: ``"min_max"`` (nothing is clipped), ``"percentile"`` (the largest 0.1 % of a row is clipped) or
+        observer: ``"min_max"`` (nothing is clipped), ``"percentile"`` (the range ends at the 99.9th percentile of a
+            row, between two elements interpolated; a row whose percentile is zero keeps its whole range) or
             ``"mse"`` (the shrink of the range, of 80, with the least squared error; for one bit the exact minimum).
 
     Shapes:
@@ -29,7 +30,7 @@ def find_scale(w: Tensor, grid: Grid, *, observer: str = "min_max") -> tuple[Ten
 
     Raises:
         ConfigError: on an unknown observer.
-        DataError: when w holds NaN or infinity.
+        DataError: when w holds NaN or infinity, or values so large that their range overflows.
     """
     check_choice("observer", observer, list(OBSERVERS))
     if not w.isfinite().all():
@@ -37,7 +38,10 @@ def find_scale(w: Tensor, grid: Grid, *, observer: str = "min_max") -> tuple[Ten
     rows = to_rows(w.detach().to(torch.promote_types(w.dtype, torch.float32)), grid, fill=torch.nan)
     if rows.numel() == 0:
         return rows.new_ones(len(rows), 1), None if grid.symmetric else rows.new_zeros(len(rows), 1)
-    return OBSERVERS[observer](rows, grid)
+    scale, zero_point = OBSERVERS[observer](rows, grid)
+    if not scale.isfinite().all():
+        raise DataError("the range of the values overflows.", asked=f"{tuple(w.shape)} in {w.dtype}")
+    return scale, zero_point
 
 
 def _min_max(rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
@@ -45,11 +49,15 @@ def _min_max(rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
 
 
 def _percentile(rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+    low, high = _range(rows)
     if grid.symmetric:
-        high = rows.abs().nanquantile(PERCENTILE, dim=1, keepdim=True)
-        return _scale_of((-high, high), grid)
-    low, high = (rows.nanquantile(q, dim=1, keepdim=True) for q in (1 - PERCENTILE, PERCENTILE))
-    return _scale_of((low.clamp(max=0), high.clamp(min=0)), grid)
+        reach = rows.abs().nanquantile(PERCENTILE, dim=1, keepdim=True)
+        reach = torch.where(reach > 0, reach, torch.maximum(-low, high))
+        return _scale_of((-reach, reach), grid)
+    ends = (rows.nanquantile(q, dim=1, keepdim=True) for q in (1 - PERCENTILE, PERCENTILE))
+    least, most = next(ends).clamp(max=0), next(ends).clamp(min=0)
+    empty = least == most
+    return _scale_of((torch.where(empty, low, least), torch.where(empty, high, most)), grid)
 
 
 def _least_squares(rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:

@@ -1,135 +1,27 @@
-"""Quantization sensitivity: what a metric loses when all weights are rounded to few bits."""
+"""Quantization sensitivity: what a metric and a loss lose when weights are rounded, all together and by groups."""
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from madzoo.errors import ConfigError, DataError, nearest
-from madzoo.quantization.round_to_nearest import quantize, quantized_tensors
+from madzoo.errors import DataError, check_choice
+from madzoo.geometry.report import sample_sha256
+from madzoo.quantization.group_sensitivity import measure_groups, rounded_tensors
+from madzoo.quantization.groups import Groups, tensor_groups
+from madzoo.quantization.plan import quantized_parameters
+from madzoo.quantization.prediction import Prediction
+from madzoo.quantization.replaced import replaced
+from madzoo.quantization.scores import METRICS, Batch, Loss, Metric, Scores, find_metric, mean_or_none, score
+from madzoo.quantization.scores import standard_error as error_of
+from madzoo.quantization.sensitivity_record import SCHEMA, PredictionSample, SensitivityEntry, SensitivityReport
 
 __all__ = ["METRICS", "SCHEMA", "Metric", "SensitivityEntry", "SensitivityReport", "sensitivity"]
 
-SCHEMA = 1
-Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Metric:
-    """Scores a model as the mean of one number per sample.
-
-    Attributes:
-        name: what a card calls it.
-        higher_is_better: whether a fall of the metric is a loss.
-        score: ``(the model's output, targets) -> [B]``.
-        independent: whether samples are independent, so that their mean has a standard error; the overlapping
-            windows of one time series are not.
-    """
-
-    name: str
-    higher_is_better: bool
-    score: Callable[[Tensor, Tensor], Tensor]
-    independent: bool = True
-
-
-def _is_top1(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-    return logits_BK.argmax(-1) == labels_B
-
-
-def _squared_error_of_mean(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
-    return (quantiles_BHCQ.mean(-1) - future_BHC).square().flatten(1).nanmean(1)
-
-
-def _absolute_error_of_median(quantiles_BHCQ: Tensor, future_BHC: Tensor) -> Tensor:
-    return (quantiles_BHCQ[..., quantiles_BHCQ.shape[-1] // 2] - future_BHC).abs().flatten(1).nanmean(1)
-
-
-METRICS = {
-    "top1": Metric(name="top1", higher_is_better=True, score=_is_top1),
-    "mse": Metric(name="mse", higher_is_better=False, score=_squared_error_of_mean, independent=False),
-    "mae": Metric(name="mae", higher_is_better=False, score=_absolute_error_of_median, independent=False),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SensitivityEntry:
-    """States the metric at one bit width.
-
-    Attributes:
-        bits: of every weight.
-        value: the metric; None where the rounded model's answers are not finite.
-        drop: how much worse than the unrounded model, positive when worse whatever the metric's direction.
-        drop_standard_error: of the drop, from the paired difference per sample; None where samples overlap.
-    """
-
-    bits: int
-    value: float | None
-    drop: float | None
-    drop_standard_error: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SensitivityReport:
-    """States what a metric loses when all weights of a network are rounded.
-
-    Attributes:
-        metric, higher_is_better: what was measured.
-        reference, reference_standard_error: the metric of the unrounded model; None where samples overlap.
-        n: number of samples.
-        entries: one per bit width.
-        policy: how weights were rounded; every floating parameter is.
-        tensors, num_weights: how many were rounded.
-        dataset, split, seed: where the samples come from.
-        data_fingerprint, weights_sha256: hashes of the files behind the data and the model.
-        seconds, threads, torch_version: what the measurement cost, and with what.
-        schema: version of this record.
-    """
-
-    metric: str
-    higher_is_better: bool
-    reference: float
-    reference_standard_error: float | None
-    n: int
-    entries: tuple[SensitivityEntry, ...]
-    policy: str
-    tensors: int
-    num_weights: int
-    dataset: str | None
-    split: str | None
-    seed: int | None
-    data_fingerprint: str | None
-    weights_sha256: str | None
-    seconds: float
-    threads: int
-    torch_version: str
-    schema: int = SCHEMA
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return asdict(self) | {"entries": [asdict(entry) for entry in self.entries]}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SensitivityReport":
-        """Builds from JSON values.
-
-        Raises:
-            ConfigError: on another schema, or a missing or unknown key.
-        """
-        if values.get("schema") != SCHEMA:
-            raise ConfigError(
-                "unknown quantization schema.", asked=values.get("schema"), looked=SCHEMA, todo="upgrade madzoo"
-            )
-        try:
-            entries = tuple(SensitivityEntry(**entry) for entry in values["entries"])
-            return cls(**{**values, "entries": entries})
-        except (TypeError, KeyError) as error:
-            names = [f.name for f in fields(cls)]
-            raise ConfigError(f"not a sensitivity report: {error}.", asked=sorted(values), looked=names) from error
+POLICIES = ("rtn",)
+GROUP_SAMPLES = 512
 
 
 def sensitivity(
@@ -138,50 +30,101 @@ def sensitivity(
     *,
     bits: Sequence[int] = (8, 6, 4, 3, 2),
     metric: Metric | str,
+    loss_fn: Loss | None = None,
     policy: str = "rtn",
+    groups: Groups | None = None,
+    group_batches: Iterable[Batch] | None = None,
+    prediction_batch: Batch | None = None,
+    prediction_loss_fn: Loss | None = None,
+    prediction_split: str | None = None,
+    curvature_samples: int = 64,
+    operator: str = "ggn",
+    probes: int = 2,
+    chunk_size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    sequence_length: int | None = None,
     dataset: str | None = None,
     split: str | None = None,
     seed: int | None = None,
     data_fingerprint: str | None = None,
     weights_sha256: str | None = None,
 ) -> SensitivityReport:
-    """Measures a metric after rounding all weights to each bit width, weights only, no retraining.
+    """Measures what rounding costs, weights only, no retraining: of the whole model, and of each group alone.
+
+    A loss given, each group's change is measured in it too; a prediction batch given, it is predicted on that: by
+    ``g . dw + dw . G dw / 2`` with one curvature-vector product per group and bit width, and by the mean curvature.
 
     Args:
         model: any module; it is copied, never changed.
         batches: (inputs, targets); read once per bit width and once for the reference (an iterator is kept in memory).
         bits: bit widths, 2 to 8.
         metric: a :class:`Metric`, or ``"top1"`` (logits and labels), ``"mse"`` (mean forecast) or ``"mae"`` (median).
-        policy: see :func:`madzoo.quantization.quantize`.
+        loss_fn: (outputs, targets) -> the mean over samples.
+        policy: ``"rtn"``, round to nearest; see :func:`madzoo.quantization.quantize`.
+        groups: name -> (kind, parameter names); by default :func:`tensor_groups`, and none where it is empty.
+        group_batches: what groups are measured on; by default the first 512 samples of ``batches``.
+        prediction_batch: (inputs, targets), best others than those of ``group_batches``; needs ``loss_fn``.
+        prediction_loss_fn: what is differentiated, where ``loss_fn`` has kinks; see :class:`Prediction`.
+        prediction_split: where that batch comes from, for the record.
+        curvature_samples, operator, probes, chunk_size, dtype: see :class:`Prediction`.
+        sequence_length: tokens that the model's scans see, for the record.
         dataset, split, seed: where the samples come from, for the record.
         data_fingerprint, weights_sha256: hashes of the files behind the data and the model, for the record.
 
     Raises:
         ConfigError: on an unknown metric or policy, or bits outside 2 to 8.
-        DataError: when there is no batch, or the unrounded model's metric is not finite.
+        DataError: when there is no batch, or the unrounded model's metric or loss is not finite.
+        BackendError: when predicting a network of which an operator has no second derivative.
 
-    Cost: (len(bits) + 1) forward passes over the batches.
+    Cost: ``len(bits) + 1`` forward passes over the batches, ``len(bits) * len(groups) + 1`` over the group batches,
+    and ``len(bits) + probes`` curvature-vector products per group.
+
+    Source: arXiv 1911.03852 (trace).
     """
-    metric = _find_metric(metric)
+    metric = find_metric(metric)
+    check_choice("policy", policy, POLICIES)
     start = time.perf_counter()
+    twin = copy.deepcopy(model).eval()
     batches = list(batches) if isinstance(batches, Iterator) else batches
-    exact = _scores(copy.deepcopy(model).eval(), batches, metric)
-    if exact.numel() == 0 or not exact.isfinite().all():
-        raise DataError(
-            "the unrounded model has no finite score.", asked=metric.name, resolved=f"{exact.numel()} samples"
+    exact = _reference(twin, batches, metric, loss_fn)
+    entries = [_entry(twin, b, batches, metric, loss_fn, exact) for b in bits]
+    groups = tensor_groups(twin) if groups is None else groups
+    few = list(_first(batches if group_batches is None else group_batches, GROUP_SAMPLES)) if groups else []
+    asked = None
+    if prediction_batch is not None and loss_fn is not None:
+        asked = Prediction(
+            batch=prediction_batch,
+            loss_fn=prediction_loss_fn or loss_fn,
+            curvature_samples=curvature_samples,
+            operator=operator,
+            probes=probes,
+            seed=seed or 0,
+            chunk_size=chunk_size,
+            dtype=dtype,
         )
-    entries = [_entry(quantize(model, b, policy=policy), b, batches, metric, exact) for b in bits]
-    weights = quantized_tensors(model).values()
+    found, ranking = (), ()
+    if groups:
+        found, ranking = measure_groups(twin, few, groups, bits=bits, metric=metric, loss_fn=loss_fn, prediction=asked)
+    weights = quantized_parameters(twin).values()
+    first = next(iter(batches))[0]
     return SensitivityReport(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        reference=float(exact.mean()),
-        reference_standard_error=_standard_error(exact, metric),
-        n=exact.numel(),
+        reference=float(exact.metric.mean()),
+        reference_standard_error=error_of(exact.metric, independent=metric.independent),
+        reference_loss=None if exact.loss is None else float(exact.loss.mean()),
+        n=exact.metric.numel(),
         entries=tuple(entries),
+        group_n=sum(len(x) for x, _ in few),
+        groups=found,
+        ranking=ranking,
+        prediction=_sample(asked, few, prediction_split),
         policy=policy,
         tensors=len(weights),
         num_weights=sum(p.numel() for p in weights),
+        sample_shape=tuple(first.shape[1:]),
+        sequence_length=sequence_length,
+        dtype=str(next(iter(weights)).dtype).removeprefix("torch."),
         dataset=dataset,
         split=split,
         seed=seed,
@@ -193,38 +136,53 @@ def sensitivity(
     )
 
 
-def _entry(rounded: nn.Module, bits: int, batches: Iterable[Batch], metric: Metric, exact: Tensor) -> SensitivityEntry:
-    scores = _scores(rounded.eval(), batches, metric)
-    loss = exact - scores if metric.higher_is_better else scores - exact
+def _reference(model: nn.Module, batches: Iterable[Batch], metric: Metric, loss_fn: Loss | None) -> Scores:
+    exact = score(model, batches, metric=metric, loss_fn=loss_fn)
+    for name, values in ((metric.name, exact.metric), ("loss", exact.loss)):
+        if values is not None and (values.numel() == 0 or not values.isfinite().all()):
+            raise DataError(
+                "the unrounded model has no finite score.", asked=name, resolved=f"{values.numel()} samples"
+            )
+    return exact
+
+
+def _entry(
+    model: nn.Module, bits: int, batches: Iterable[Batch], metric: Metric, loss_fn: Loss | None, exact: Scores
+) -> SensitivityEntry:
+    with replaced(model, rounded_tensors(model, quantized_parameters(model), bits)):
+        scores = score(model, batches, metric=metric, loss_fn=loss_fn)
+    worse = exact.metric - scores.metric if metric.higher_is_better else scores.metric - exact.metric
+    rise = None if scores.loss is None or exact.loss is None else scores.loss - exact.loss
     return SensitivityEntry(
         bits=bits,
-        value=_finite(scores.mean()),
-        drop=_finite(loss.mean()),
-        drop_standard_error=_standard_error(loss, metric),
+        value=mean_or_none(scores.metric),
+        drop=mean_or_none(worse),
+        drop_standard_error=error_of(worse, independent=metric.independent),
+        delta_loss=None if rise is None else mean_or_none(rise),
+        delta_loss_standard_error=None if rise is None else error_of(rise, independent=metric.independent),
     )
 
 
-@torch.no_grad()
-def _scores(model: nn.Module, batches: Iterable[Batch], metric: Metric) -> Tensor:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    found = [metric.score(model(x.to(device)), y.to(device)).double().cpu() for x, y in batches]
-    return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
+def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    for x, y in batches:
+        if count <= 0:
+            return
+        yield x[:count], y[:count]
+        count -= len(x)
 
 
-def _standard_error(scores: Tensor, metric: Metric) -> float | None:
-    known = metric.independent and scores.numel() > 1
-    return _finite(scores.std() / math.sqrt(scores.numel())) if known else None
-
-
-def _finite(value: Tensor) -> float | None:
-    return float(value) if value.isfinite() else None
-
-
-def _find_metric(metric: Metric | str) -> Metric:
-    if isinstance(metric, Metric):
-        return metric
-    if metric not in METRICS:
-        raise ConfigError(
-            f"unknown metric {metric!r}.", asked=metric, looked=", ".join(METRICS), todo=nearest(str(metric), METRICS)
-        )
-    return METRICS[metric]
+def _sample(asked: Prediction | None, measured: Sequence[Batch], split: str | None) -> PredictionSample | None:
+    if asked is None:
+        return None
+    seen = {sample_sha256(x) for inputs, _ in measured for x in inputs}
+    inputs = asked.batch[0]
+    return PredictionSample(
+        split=split,
+        n=len(inputs),
+        curvature_n=min(len(inputs), asked.curvature_samples),
+        operator=asked.operator,
+        probes=asked.probes,
+        dtype=str(asked.dtype).removeprefix("torch."),
+        sample_sha256=sample_sha256(inputs),
+        disjoint=not any(sample_sha256(x) in seen for x in inputs),
+    )

@@ -2,7 +2,9 @@
 
 Ranks and counts must be equal. Singular values may differ by 1e-6 of themselves plus 1e-12 of the largest: the last
 digits of a float64 SVD; what is computed from them, and the curvature, by 1e-3 of itself. A metric may differ by 1e-3
-of itself or by two samples: float32 sums depend on the machine.
+of itself or by two samples: float32 sums depend on the machine. A change of the loss may differ by 1e-2 of itself or
+1e-4 of the loss, a predicted one by 1e-2 of itself or 1e-4 of the largest of its bit width, a rank correlation by one
+exchange of two neighbours: 12 / (k (k^2 - 1)) over k groups.
 Times and versions are not compared.
 """
 
@@ -12,6 +14,9 @@ from madzoo.geometry import GeometryReport
 from madzoo.quantization import SensitivityReport
 
 __all__ = ["geometry_differences", "sensitivity_differences"]
+
+CHANGE = 1e-2  # a change is a difference of nearly equal numbers
+LOSS_SHARE = 1e-4
 
 
 def geometry_differences(stated: GeometryReport, found: GeometryReport) -> list[str]:
@@ -61,20 +66,76 @@ def _real_differences(stated: GeometryReport, found: GeometryReport) -> list[str
 
 def sensitivity_differences(stated: SensitivityReport, found: SensitivityReport) -> list[str]:
     """Returns what differs, one sentence each; empty where the measurement was repeated."""
-    exact = ("metric", "policy", "n", "tensors", "num_weights")
+    exact = ("metric", "policy", "n", "group_n", "tensors", "num_weights", "sample_shape", "sequence_length")
     wrong = [
         f"{key} {getattr(stated, key)}, now {getattr(found, key)}"
         for key in exact
         if getattr(stated, key) != getattr(found, key)
     ]
-    old = {"reference": stated.reference} | {f"{entry.bits} bits": entry.value for entry in stated.entries}
-    new = {"reference": found.reference} | {f"{entry.bits} bits": entry.value for entry in found.entries}
-    for key in old.keys() | new.keys():
-        if not _close(
-            old.get(key), new.get(key), relative=1e-3, absolute=2 / stated.n if stated.higher_is_better else 0.0
-        ):
-            wrong.append(f"{stated.metric} at {key} {old.get(key)}, now {new.get(key)}")
+    samples = [report.prediction.sample_sha256 if report.prediction else None for report in (stated, found)]
+    if samples[0] != samples[1]:
+        wrong.append("the sample of the predictions is another")
+    wrong += _whole_differences(stated, found) + _group_differences(stated, found) + _rank_differences(stated, found)
     return [f"quantization.json: {text}" for text in sorted(wrong)]
+
+
+def _whole_differences(stated: SensitivityReport, found: SensitivityReport) -> list[str]:
+    old, new = (
+        {f"{report.metric} at reference": report.reference, "loss at reference": report.reference_loss}
+        | {f"{report.metric} at {entry.bits} bits": entry.value for entry in report.entries}
+        | {f"change of the loss at {entry.bits} bits": entry.delta_loss for entry in report.entries}
+        for report in (stated, found)
+    )
+    two = 2 / stated.n if stated.higher_is_better else 0.0
+    absolute = {"change": LOSS_SHARE * abs(stated.reference_loss or 0.0), stated.metric: two}
+    relative = {"change": CHANGE, stated.metric: 1e-3}
+    return [
+        f"{key} {old.get(key)}, now {new.get(key)}"
+        for key in old.keys() | new.keys()
+        if not _close(
+            old.get(key),
+            new.get(key),
+            relative=relative.get(key.split()[0], 1e-3),
+            absolute=absolute.get(key.split()[0], 0.0),
+        )
+    ]
+
+
+def _group_differences(stated: SensitivityReport, found: SensitivityReport) -> list[str]:
+    old, new = _group_values(stated), _group_values(found)
+    floors: dict[tuple[str, int], float] = {}
+    for (key, _, bits), value in old.items():
+        least = LOSS_SHARE * (abs(stated.reference_loss or 0.0) if key == "delta_loss" else abs(value or 0.0))
+        floors[key, bits] = max(floors.get((key, bits), 0.0), least)
+    return [
+        f"{key} of {group} at {bits} bits {old.get((key, group, bits))}, now {new.get((key, group, bits))}"
+        for key, group, bits in old.keys() | new.keys()
+        if not _close(
+            old.get((key, group, bits)),
+            new.get((key, group, bits)),
+            relative=CHANGE,
+            absolute=floors.get((key, bits), 0.0),
+        )
+    ]
+
+
+def _group_values(report: SensitivityReport) -> dict[tuple[str, str, int], float | None]:
+    keys = ("delta_loss", "predicted_quadratic", "predicted_trace", "sqnr_db")
+    return {
+        (key, group.name, entry.bits): getattr(entry, key)
+        for group in report.groups
+        for entry in group.entries
+        for key in keys
+    }
+
+
+def _rank_differences(stated: SensitivityReport, found: SensitivityReport) -> list[str]:
+    k = max(len(stated.groups), 2)
+    return [
+        f"rank correlation at {old.bits} bits {old.spearman}, now {new.spearman}"
+        for old, new in zip(stated.ranking, found.ranking, strict=False)
+        if not _close(old.spearman, new.spearman, relative=0.0, absolute=12.001 / (k * (k * k - 1)))
+    ]
 
 
 def _close(old: float | None, new: float | None, *, relative: float, absolute: float) -> bool:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from madzoo.checkpoint.card import check_card, write_card
@@ -20,10 +19,10 @@ from madzoo.geometry import GeometryReport
 from madzoo.geometry import report as measure_geometry
 from madzoo.geometry.report import SCHEMA as GEOMETRY_SCHEMA
 from madzoo.quantization import SensitivityReport, sensitivity
-from madzoo.quantization.sensitivity import SCHEMA as QUANTIZATION_SCHEMA
+from madzoo.quantization.sensitivity_record import SCHEMA as QUANTIZATION_SCHEMA
 from madzoo.workflows.card_plots import plot_sensitivity, plot_spectrum
 from madzoo.workflows.repeat import geometry_differences, sensitivity_differences
-from madzoo.workflows.report_data import ReportData, load_report_data
+from madzoo.workflows.report_data import ReportData, count_tokens, load_report_data
 
 __all__ = ["check", "find_folder", "geometry", "report"]
 
@@ -40,7 +39,8 @@ def report(
     """Brings a checkpoint folder's reports up to date, renders its card, and returns the card's path.
 
     A report is computed anew when it is missing or when the weights, the data set, its split, the seed or the schema
-    are others than those it states; and, where the data are at hand, when their fingerprint is another.
+    are others than those it states; and, where the data are at hand, when their fingerprint is another. Packed weights
+    get neither report here: how many bits a model stands is asked of its float weights, whose card says it.
 
     Args:
         name: a checkpoint folder, or the name of a bundled model.
@@ -54,9 +54,12 @@ def report(
         ConfigError: when the model is not for the data set.
         DataError: when the data cannot be read.
 
-    Cost: that of :func:`madzoo.geometry.local_dimension` and six passes over 2,000 samples.
+    Cost: that of :func:`madzoo.geometry.local_dimension`, and of :func:`madzoo.quantization.sensitivity` on up to
+    2,000 samples, 512 for each group of tensors.
     """
     subject = _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed))
+    if subject.checkpoint.config.quantization is not None:
+        return write_card(subject.folder)
     if recompute or subject.is_stale(GEOMETRY_FILE, GEOMETRY_SCHEMA):
         _write_geometry(subject.geometry(), subject.folder)
     if recompute or subject.is_stale(QUANTIZATION_FILE, QUANTIZATION_SCHEMA):
@@ -191,17 +194,22 @@ class _Subject:
 
     def sensitivity(self) -> SensitivityReport:
         data = self.data
-        with torch.no_grad():
-            return sensitivity(
-                self.model,
-                data.batches,
-                metric=data.metric,
-                dataset=data.dataset,
-                split=data.split,
-                seed=data.seed,
-                data_fingerprint=data.fingerprint,
-                weights_sha256=self.checkpoint.sha256,
-            )
+        return sensitivity(
+            self.model,
+            data.batches,
+            metric=data.metric,
+            loss_fn=data.loss,
+            group_batches=data.group_batches,
+            prediction_batch=data.prediction_batch,
+            prediction_loss_fn=data.prediction_loss,
+            prediction_split=data.prediction_split,
+            sequence_length=count_tokens(self.model),
+            dataset=data.dataset,
+            split=data.split,
+            seed=data.seed,
+            data_fingerprint=data.fingerprint,
+            weights_sha256=self.checkpoint.sha256,
+        )
 
     def differences(self) -> list[str]:
         """What a repeated measurement says otherwise than the reports present."""

@@ -21,13 +21,16 @@ from madzoo.data.windows import Borders, split_windows
 from madzoo.errors import ConfigError
 from madzoo.geometry.jacobian import count_parameters
 from madzoo.geometry.report import sample_sha256
-from madzoo.quantization.sensitivity import METRICS, Metric
+from madzoo.quantization.scores import METRICS, Metric
 from madzoo.training.losses import cross_entropy, pinball
+from madzoo.training.smooth_pinball import smooth_pinball
 from madzoo.workflows.training_task import VALIDATION_SEED, table_values
 
-__all__ = ["ReportData", "check_task", "load_report_data"]
+__all__ = ["ReportData", "check_task", "count_tokens", "load_report_data"]
 
 METRIC_SAMPLES = 2000
+GROUP_SAMPLES = 512
+PREDICTION_SAMPLES = 2048  # of the gradient; the curvature takes the first few of them
 GEOMETRY_SAMPLES = 16
 CURVATURE_SAMPLES = 8
 JACOBIAN_BYTES = 2**30  # what several samples, or all quantiles of one forecast, may take
@@ -45,7 +48,11 @@ class ReportData:
         output: what is differentiated there.
         curvature_batch: (inputs, targets) whose mean loss is differentiated twice, the sample's and more.
         loss: (outputs, targets) -> that mean: cross-entropy, or the pinball loss of all quantiles.
+        prediction_loss: the same, its kinks smoothed.
         batches: (inputs, targets) for quantization.
+        group_batches: for groups of tensors one by one, which take the first 512; single channels where a model reads
+            each alone.
+        prediction_batch, prediction_split: other samples, by which the groups' losses are predicted, and their split.
         metric: what is measured there.
     """
 
@@ -57,7 +64,11 @@ class ReportData:
     output: str
     curvature_batch: tuple[Tensor, Tensor]
     loss: Callable[[Any, Tensor], Tensor]
+    prediction_loss: Callable[[Any, Tensor], Tensor]
     batches: Sequence[tuple[Tensor, Tensor]]
+    group_batches: Sequence[tuple[Tensor, Tensor]]
+    prediction_batch: tuple[Tensor, Tensor]
+    prediction_split: str
     metric: Metric | str
 
 
@@ -69,6 +80,9 @@ def load_report_data(
     Images: up to 16 for geometry, 2,000 for quantization. Windows: single channels for geometry, whole windows for
     quantization, z-scored. Geometry gets fewer samples where its Jacobian would pass 1 GiB, never fewer than one; and
     of a forecaster whose quantiles of one sample would pass that it takes the median alone. Curvature gets up to 8.
+    Groups of tensors are rounded on 512 of quantization's samples, and predicted by up to 2,048 others: images of the
+    same split, windows of the training rows (of validation, where the reports are on training), further synthetic
+    series.
 
     Raises:
         ConfigError: when the data set is unknown, or not for this model, or one sample's Jacobian would pass 16 GiB.
@@ -106,6 +120,20 @@ def check_task(model: Any, spec: DatasetSpec) -> None:
             )
 
 
+def count_tokens(model: Any) -> int | None:
+    """Returns how many tokens a model's first scan sees of one input, None where the model does not say.
+
+    A forecaster's configuration says so; an image model's first stage says how much smaller than the image it is.
+    """
+    if (stated := getattr(getattr(model, "config", None), "num_tokens", None)) is not None:
+        return int(stated)
+    stages, cfg = getattr(model, "feature_info", None), getattr(model, "pretrained_cfg", None) or {}
+    if not stages or not cfg.get("input_size"):
+        return None
+    _, height, width = cfg["input_size"]
+    return (height // stages[0]["reduction"]) * (width // stages[0]["reduction"])
+
+
 def _images(
     model: Any, spec: DatasetSpec, draw: np.random.Generator, folder: Path | str | None, named: dict[str, Any]
 ) -> ReportData:
@@ -115,6 +143,8 @@ def _images(
     eight = data.take(np.sort(order[:CURVATURE_SAMPLES]))
     few = data.take(np.sort(order[: _sample_count(model, spec.num_classes)]))
     many = data.take(np.sort(order[:METRIC_SAMPLES]))
+    measured, others = order[:GROUP_SAMPLES], order[GROUP_SAMPLES:][-PREDICTION_SAMPLES:]
+    for_groups, for_prediction = data.take(measured), data.take(others)  # in random order: the first few are taken
     return ReportData(
         **named,
         fingerprint=data.fingerprint(),
@@ -122,7 +152,11 @@ def _images(
         output="logits",
         curvature_batch=next(image_batches(eight, **pixels, batch_size=len(eight))),
         loss=cross_entropy,
+        prediction_loss=cross_entropy,
         batches=list(image_batches(many, **pixels, batch_size=250)),
+        group_batches=list(image_batches(for_groups, **pixels, batch_size=128)),
+        prediction_batch=next(image_batches(for_prediction, **pixels, batch_size=len(for_prediction))),
+        prediction_split=named["split"],
         metric="top1",
     )
 
@@ -132,14 +166,17 @@ def _windows(
 ) -> ReportData:
     values = table_values(spec, folder)
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
-    windows = split_windows(values, spec.borders or Borders.from_ratio(len(values)), named["split"], **lengths)
+    borders = spec.borders or Borders.from_ratio(len(values))
+    windows = split_windows(values, borders, named["split"], **lengths)
     order = torch.from_numpy(draw.permutation(len(windows)))
     output, rows = _forecast_rows(model)
-    past, future = windows[order[:CURVATURE_SAMPLES]]
-    if model.num_channels is None:
-        channel = torch.from_numpy(draw.integers(values.shape[1], size=len(past))).view(-1, 1, 1)
-        past, future = (x.gather(2, channel.expand(-1, x.shape[1], 1)) for x in (past, future))
+    past, future = _few_channels(model, windows[order[:CURVATURE_SAMPLES]], draw)
     many = order[:METRIC_SAMPLES].sort().values
+    aside = np.random.default_rng([named["seed"], 1])  # so that what geometry draws stays what it was
+    measured = _few_channels(model, windows[order[:GROUP_SAMPLES]], aside)
+    elsewhere = "validation" if named["split"] == "train" else "train"
+    others = split_windows(values, borders, elsewhere, **lengths)
+    chosen = torch.from_numpy(aside.permutation(len(others))[:PREDICTION_SAMPLES])
     return ReportData(
         **named,
         fingerprint=sample_sha256(values),
@@ -147,8 +184,23 @@ def _windows(
         output=output,
         curvature_batch=(past, future),
         loss=_pinball_of(model),
+        prediction_loss=_pinball_of(model, smooth=True),
         batches=[windows[part] for part in many.split(64)],
+        group_batches=list(zip(*(x.split(64) for x in measured), strict=True)),
+        prediction_batch=_few_channels(model, others[chosen], aside),
+        prediction_split=elsewhere,
         metric="mse",
+    )
+
+
+def _few_channels(model: Any, windows: tuple[Tensor, Tensor], draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Draws one channel of each window for a model that reads every channel alone."""
+    if model.num_channels is not None:
+        return windows
+    past, future = windows
+    channel = torch.from_numpy(draw.integers(past.shape[2], size=len(past))).view(-1, 1, 1)
+    return past.gather(2, channel.expand(-1, past.shape[1], 1)), future.gather(
+        2, channel.expand(-1, future.shape[1], 1)
     )
 
 
@@ -158,6 +210,9 @@ def _synthetic(model: Any, dataset: str, *, split: str, seed: int) -> ReportData
     lengths = {"context_length": model.context_length, "prediction_length": model.prediction_length}
     series = SyntheticSteps(dataset, **lengths, batch_size=250, steps_per_epoch=1, seed=VALIDATION_SEED + seed)
     batches = [series[step] for step in range(METRIC_SAMPLES // 250)]
+    others = [series[len(batches) + step] for step in range(-(-PREDICTION_SAMPLES // 250))]
+    mixed = torch.randperm(250 * len(others), generator=torch.Generator().manual_seed(seed))[:PREDICTION_SAMPLES]
+    aside = tuple(torch.cat(parts)[mixed] for parts in zip(*others, strict=True))
     output, rows = _forecast_rows(model)
     return ReportData(
         dataset=dataset,
@@ -168,7 +223,11 @@ def _synthetic(model: Any, dataset: str, *, split: str, seed: int) -> ReportData
         output=output,
         curvature_batch=(batches[0][0][:CURVATURE_SAMPLES], batches[0][1][:CURVATURE_SAMPLES]),
         loss=_pinball_of(model),
+        prediction_loss=_pinball_of(model, smooth=True),
         batches=batches,
+        group_batches=batches,
+        prediction_batch=(aside[0], aside[1]),
+        prediction_split=split,
         # Unlike windows of one table, synthetic series are drawn one by one: their mean has a standard error.
         metric=dataclasses.replace(METRICS["mae"], independent=True),
     )
@@ -181,9 +240,9 @@ def _forecast_rows(model: Any) -> tuple[str, int]:
     return ("forecast", steps * levels) if whole else ("median", steps)
 
 
-def _pinball_of(model: Any) -> Callable[[Any, Tensor], Tensor]:
-    levels = tuple(model.quantile_levels)
-    return lambda quantiles, target: pinball(quantiles, target.to(quantiles.dtype), levels)
+def _pinball_of(model: Any, *, smooth: bool = False) -> Callable[[Any, Tensor], Tensor]:
+    levels, loss = tuple(model.quantile_levels), smooth_pinball if smooth else pinball
+    return lambda quantiles, target: loss(quantiles, target.to(quantiles.dtype), levels)
 
 
 def _sample_count(model: nn.Module, rows_per_sample: int) -> int:

@@ -21,17 +21,24 @@ from madzoo.workflows.report_data import load_report_data
 from tests.workflows.tiny_data import make_classifier, make_forecaster
 
 
+def few_samples(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for name, number in (("METRIC_SAMPLES", count), ("GROUP_SAMPLES", 32), ("PREDICTION_SAMPLES", 40)):
+        monkeypatch.setattr(f"madzoo.workflows.report_data.{name}", number)
+
+
 @pytest.fixture(scope="session")
 def reported(data_folder, tmp_path_factory):
     folder = make_classifier(tmp_path_factory.mktemp("cards") / "toy")
-    report(folder, data_dir=data_folder)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        few_samples(monkeypatch, 2000)
+        report(folder, data_dir=data_folder)
     return folder
 
 
 @pytest.fixture
 def toy(reported, tmp_path, monkeypatch):
     monkeypatch.setattr("madzoo.workflows.report_data.GEOMETRY_SAMPLES", 1)
-    monkeypatch.setattr("madzoo.workflows.report_data.METRIC_SAMPLES", 100)
+    few_samples(monkeypatch, 100)
     return shutil.copytree(reported, tmp_path / "toy")
 
 
@@ -51,6 +58,8 @@ def test_a_classifiers_reports(reported: Path) -> None:
         len(list(create_model(f"local-dir:{reported}").parameters())),
     )
     assert [entry.bits for entry in lost.entries] == [8, 6, 4, 3, 2] and lost.weights_sha256 == found.weights_sha256
+    assert lost.group_n == 32 and lost.prediction is not None and lost.prediction.disjoint and lost.prediction.n == 40
+    assert len(lost.groups) >= 8 and lost.sequence_length == 49 and lost.sample_shape == (1, 28, 28)
     assert (reported / "quantization.png").read_bytes().startswith(b"\x89PNG")
     text = (reported / "README.md").read_text()
     assert "quantization.png" in text and f"sha256 of model.safetensors: `{found.weights_sha256}`" in text
@@ -106,16 +115,18 @@ def test_a_forecaster_on_a_table_and_on_synthetic_series(
     tmp_path: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("madzoo.workflows.report_data.GEOMETRY_SAMPLES", 2)
-    monkeypatch.setattr("madzoo.workflows.report_data.METRIC_SAMPLES", 250)
+    few_samples(monkeypatch, 250)
     folder = make_forecaster(tmp_path / "toy")
     report(folder, data_dir=data_folder)
     found = GeometryReport.from_dict(load(folder, "geometry.json"))
     assert found.local_dimension.rows == 2 * 96 and found.local_dimension.output == "forecast"
     lost = SensitivityReport.from_dict(load(folder, "quantization.json"))
     assert (lost.metric, lost.n, lost.entries[0].drop_standard_error) == ("mse", 250, None)
+    assert lost.sample_shape == (96, 2) and lost.prediction is not None and lost.prediction.split == "train"
     report(folder, dataset="synthetic")
     assert load(folder, "geometry.json")["data"]["dataset"] == "synthetic"
-    assert load(folder, "quantization.json")["metric"] == "mae"
+    lost = SensitivityReport.from_dict(load(folder, "quantization.json"))
+    assert lost.metric == "mae" and lost.prediction is not None and lost.prediction.disjoint
     report(folder)  # stays on what the report states
     assert load(folder, "geometry.json")["data"]["dataset"] == "synthetic"
     check(folder)
@@ -147,6 +158,13 @@ def test_the_sample_is_cut_where_the_jacobian_would_not_fit(
         geometry(toy, data_dir=data_folder)
 
 
+def falsify(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    head = next(group for group in groups if group["name"] == "head")
+    *others, last = head["entries"]
+    changed = head | {"entries": [*others, last | {"delta_loss": last["delta_loss"] + 0.01}]}
+    return [changed if group is head else group for group in groups]
+
+
 def test_numbers_repeat_within_their_tolerances(toy: Path, data_folder: Path) -> None:
     report(toy, data_dir=data_folder, recompute=True)
     check(toy, recompute=True, data_dir=data_folder)
@@ -155,6 +173,10 @@ def test_numbers_repeat_within_their_tolerances(toy: Path, data_folder: Path) ->
         "rank": ("geometry.json", {"measured": stated["geometry.json"]["measured"] | {"rank": 9}}),
         "sigma_max": ("geometry.json", {"measured": stated["geometry.json"]["measured"] | {"sigma_max": 1.0}}),
         "reference": ("quantization.json", {"reference": stated["quantization.json"]["reference"] + 0.03}),
+        "delta_loss of head at 2 bits": (
+            "quantization.json",
+            {"groups": falsify(stated["quantization.json"]["groups"])},
+        ),
     }
     for word, (name, change) in falsified.items():
         (toy / name).write_text(json.dumps(stated[name] | change))
