@@ -15,6 +15,7 @@ from madzoo import __version__
 from madzoo.cli_finetune import finetune
 from madzoo.cli_forecast import forecast
 from madzoo.cli_parts import DataDir, Model, print_
+from madzoo.cli_quantize import quantize
 from madzoo.errors import MadzooError
 from madzoo.tables import bench_table, card_table, forecast_table, geometry_table, prediction_table, result_table
 
@@ -185,6 +186,7 @@ def train(
 
 
 app.command()(finetune)
+app.command()(quantize)
 
 
 @app.command()

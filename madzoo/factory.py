@@ -203,8 +203,6 @@ def _bundled(spec: ModelSpec, checkpoint: Checkpoint, sha256: str | None) -> _We
 
 def _from_folder(checkpoint: Checkpoint) -> tuple[ModelSpec, _Weights]:
     config, file = checkpoint.config, checkpoint.path / CONFIG_FILE
-    if config.quantization is not None:
-        raise CheckpointError("these weights are packed.", asked=file, todo="upgrade madzoo, or load the unpacked ones")
     check_pretrained_cfg(config.pretrained_cfg, path=file)
     arch, _, tag = config.architecture.partition(".")
     try:
@@ -247,7 +245,8 @@ def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights, use
     """Loads the weights, adapted where the configuration asks for it, and tells whether any tensor changed."""
     owner, path, expected = spec.full_name, weights.path, model.state_dict()
     with refusing(CheckpointError, f"the weights are not those of {owner}", asked=owner, looked=path):
-        found = read_state(path, sha256=weights.sha256, remap=spec.remap_keys, use_ema=use_ema)
+        kind = {"remap": spec.remap_keys, "use_ema": use_ema, "unpack": _unpack}
+        found = read_state(path, sha256=weights.sha256, **kind)
         stored = lay_out_linear(found, expected)
         source = weights.config or (config if has_shapes_of(stored, expected) else spec.config)
         state = stored
@@ -260,6 +259,12 @@ def _load(model: nn.Module, spec: ModelSpec, config: Any, weights: _Weights, use
     if changes := name_changes(stored, state, expected):
         logger.warning("%s with other options than its weights: %s", owner, changes)
     return bool(changes)
+
+
+def _unpack(stored: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> dict[str, Tensor]:
+    from madzoo.quantization.packed_state import unpack_state  # only packed weights pay for the import
+
+    return unpack_state(stored, manifest)
 
 
 def _verify(model: nn.Module, weights: _Weights, *, is_changed: bool) -> None:

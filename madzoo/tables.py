@@ -5,7 +5,15 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["bench_table", "card_table", "forecast_table", "geometry_table", "prediction_table", "result_table"]
+__all__ = [
+    "bench_table",
+    "card_table",
+    "forecast_table",
+    "geometry_table",
+    "prediction_table",
+    "quantize_table",
+    "result_table",
+]
 
 SHOWN_ROWS = 12
 
@@ -114,6 +122,20 @@ def bench_table(found: Any) -> Table:
     if found.ratio is not None:
         table.add_section()
         table.add_row("first over second, per second", f"{found.ratio:.2f}x", "")
+    return table
+
+
+def quantize_table(found: Any) -> Table:
+    """Shows a :class:`madzoo.workflows.quantize.QuantizeResult`: its validation and size beside the floats'."""
+    table = _table(f"{found.name}, {found.method}", "validation", ">float weights", ">quantized", ">difference")
+    for metric, value in found.before.items():
+        if metric != "n":
+            after = found.after[metric]
+            table.add_row(metric, f"{value:.6g}", f"{after:.6g}", f"{after - value:+.3g}")
+    table.add_section()
+    ratio = f"{found.packed_bytes / found.float_bytes:.3f}x"
+    table.add_row("bytes of weights", f"{found.float_bytes:,}", f"{found.packed_bytes:,}", ratio)
+    table.caption = f"{found.before['n']:,} samples"
     return table
 
 

@@ -152,6 +152,14 @@ def test_usage_errors_are_typers(run, words):
     assert not out
 
 
+def test_quantize_refuses(refused, classifier):
+    assert "no model is named 'nothing'" in refused("quantize", "nothing", "--bits", 4)
+    assert "'gague'" in refused("quantize", classifier, "--bits", 4, "--policy", "gague")
+    assert "only a training has steps" in refused("quantize", classifier, "--bits", 4, "--steps", 3)
+    line = refused("quantize", classifier, "--bits", 4)
+    assert "not in the catalog" in line and "--dataset NAME" in line
+
+
 @pytest.mark.parametrize(
     "command", sorted(command.name or command.callback.__name__ for command in cli.app.registered_commands)
 )

@@ -2,21 +2,19 @@
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any
 
+from madzoo.checkpoint.card_packing import packing_text
 from madzoo.checkpoint.card_records import CardRecords, Evaluation, Geometry, Row
+from madzoo.checkpoint.card_sensitivity import QUANTIZATION_PLOT, sensitivity_text
+from madzoo.checkpoint.card_text import LABELS, number, samples, show, table
 
 __all__ = ["BLOCKS", "GEOMETRY_PLOT", "HEADINGS", "QUANTIZATION_PLOT"]
 
-FRACTIONS = {"top1": "top-1", "top5": "top-5"}
-LABELS = FRACTIONS | {"mse": "MSE", "mae": "MAE", "nll": "NLL (nats)", "ece": "ECE"}
 GEOMETRY_PLOT = "geometry.png"
-QUANTIZATION_PLOT = "quantization.png"
 INTERVALS = {
     "image-classification": "Brackets: 95 % Wilson interval.",
     "time-series-forecasting": "Brackets: 95 % block bootstrap over the period, for one trained model.",
 }
-NO_ERROR = "The windows of one series overlap, so no standard error is given."
 
 
 def summary(records: CardRecords) -> str:
@@ -110,7 +108,7 @@ def _ledger(report: Geometry) -> str:
         f"{report.structural.generators_checked:,} generators were checked, each in three random mixtures: their "
         f"derivative is at most {report.structural.max_relative_jvp:.0e} of a random direction's."
     )
-    return f"{_table(lines)}\n\n{checked}"
+    return f"{table(lines)}\n\n{checked}"
 
 
 def _measurement(report: Geometry) -> str:
@@ -118,54 +116,37 @@ def _measurement(report: Geometry) -> str:
     seed = "" if data.seed is None else f", drawn with seed {data.seed}"
     text = (
         f"The local dimension is the rank of the Jacobian of the {report.output} with respect to all parameters, in "
-        f"{report.dtype}, on {_samples(data.n)} of {data.dataset} ({data.split}{seed}); every element of the output is "
+        f"{report.dtype}, on {samples(data.n)} of {data.dataset} ({data.split}{seed}); every element of the output is "
         "a row."
     )
-    table = {
+    cells = {
         "rows": f"{found.rows:,}",
-        "largest singular value": _number(found.sigma_max),
-        "last counted": _number(found.sigma_r),
-        "first not counted": _number(found.sigma_next),
+        "largest singular value": number(found.sigma_max),
+        "last counted": number(found.sigma_r),
+        "first not counted": number(found.sigma_next),
         **{f"rank at {key} of the largest": f"{value:,}" for key, value in found.rank_at.items()},
-        "stable rank": _number(report.effective.stable_rank),
-        "participation ratio": _number(report.effective.participation_ratio),
-        "entropy rank": _number(report.effective.entropy_rank),
+        "stable rank": number(report.effective.stable_rank),
+        "participation ratio": number(report.effective.participation_ratio),
+        "entropy rank": number(report.effective.entropy_rank),
     }
-    return f"{text}\n\n{_table([list(table), list(table.values())])}"
+    return f"{text}\n\n{table([list(cells), list(cells.values())])}"
 
 
 def _flatness(report: Geometry) -> str:
     if (bent := report.curvature) is None:
         return ""
-    error = "" if bent.trace_stderr is None else f" ± {_number(bent.trace_stderr)}"
-    noise = "" if bent.noise_scale is None else f"; gradient noise scale {_number(bent.noise_scale)} samples"
+    error = "" if bent.trace_stderr is None else f" ± {number(bent.trace_stderr)}"
+    noise = "" if bent.noise_scale is None else f"; gradient noise scale {number(bent.noise_scale)} samples"
     return (
-        f"Flatness of the mean loss ({_number(bent.loss)}) on {_samples(bent.n)}: largest Hessian eigenvalue "
-        f"{_number(bent.lambda_max)} (residual {_number(bent.lambda_max_residual)}), trace "
-        f"{_number(bent.trace)}{error} ({bent.probes} probes){noise}."
+        f"Flatness of the mean loss ({number(bent.loss)}) on {samples(bent.n)}: largest Hessian eigenvalue "
+        f"{number(bent.lambda_max)} (residual {number(bent.lambda_max_residual)}), trace "
+        f"{number(bent.trace)}{error} ({bent.probes} probes){noise}."
     )
 
 
 def quantization(records: CardRecords) -> str:
-    """Tabulates the metric after rounding all weights."""
-    if (report := records.quantization) is None:
-        return "Not measured yet."
-    show = _percent if report.metric in FRACTIONS else _number
-    label = LABELS.get(report.metric, report.metric)
-    seed = "" if report.seed is None else f", drawn with seed {report.seed}"
-    lines = [["bits", label, "loss against float32"], ["32", show(report.reference), ""]]
-    for entry in report.entries:
-        error = "" if entry.drop_standard_error is None else f" ± {show(entry.drop_standard_error)}"
-        lines.append([str(entry.bits), show(entry.value), show(entry.drop) + error])
-    paired = any(entry.drop_standard_error is not None for entry in report.entries)
-    text = (
-        f"{label} after rounding every weight ({report.tensors} tensors, norms and biases too; symmetric, one scale "
-        "per output channel, nothing retrained, activations left as they are), "
-        f"on {_samples(report.n)} of {report.dataset} ({report.split}{seed}). "
-        + ("± is one standard error of the paired difference." if paired else NO_ERROR)
-    )
-    plot = f"\n\n![{label} against bits]({QUANTIZATION_PLOT})" if QUANTIZATION_PLOT in records.plots else ""
-    return f"{text}\n\n{_table(lines)}{plot}"
+    """States what rounding costs; of weights that are packed, says how."""
+    return sensitivity_text(records) if records.config.quantization is None else packing_text(records)
 
 
 def provenance(records: CardRecords) -> str:
@@ -210,17 +191,17 @@ def _results_table(evaluation: Evaluation, row: Row) -> str:
         lines.append(_mean_line([row, *siblings], names))
     lines += [_line(other.model, other, names) for other in evaluation.ablations if _same(row, other)]
     for baseline, metrics in row.baselines.items():
-        cells = [_show(name, metrics.get(name)) for name in names]
+        cells = [show(name, metrics.get(name)) for name in names]
         lines.append([f"baseline: {baseline.replace('_', ' ')}", *cells, f"{row.n:,}", ""])
-    return f"{_title(row)}\n\n{_table(lines)}"
+    return f"{_title(row)}\n\n{table(lines)}"
 
 
 def _line(label: str, row: Row, names: list[str]) -> list[str]:
     cells = []
     for name in names:
         interval = row.intervals.get(name)
-        between = f" [{', '.join(_show(name, edge) for edge in interval)}]" if interval else ""
-        cells.append(_show(name, row.metrics.get(name)) + between)
+        between = f" [{', '.join(show(name, edge) for edge in interval)}]" if interval else ""
+        cells.append(show(name, row.metrics.get(name)) + between)
     return [label, *cells, f"{row.n:,}", "" if row.seed is None else str(row.seed)]
 
 
@@ -228,8 +209,8 @@ def _mean_line(rows: list[Row], names: list[str]) -> list[str]:
     cells = []
     for name in names:
         values = [row.metrics[name] for row in rows if name in row.metrics]
-        spread = f" ± {_show(name, statistics.stdev(values))}" if len(values) > 1 else ""
-        cells.append(_show(name, statistics.fmean(values)) + spread)
+        spread = f" ± {show(name, statistics.stdev(values))}" if len(values) > 1 else ""
+        cells.append(show(name, statistics.fmean(values)) + spread)
     return [f"**mean ± sd of {len(rows)} seeds**", *cells, f"{rows[0].n:,}", ""]
 
 
@@ -254,24 +235,3 @@ def _how(records: CardRecords, row: Row) -> str:
 def _same(row: Row, other: Row) -> bool:
     keys = [(r.dataset, r.split, r.settings.get("horizon")) for r in (row, other)]
     return keys[0] == keys[1]
-
-
-def _samples(count: int) -> str:
-    return "one sample" if count == 1 else f"{count:,} samples"
-
-
-def _show(name: str, value: float | None) -> str:
-    return _percent(value) if name in FRACTIONS else _number(value)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _table(lines: list[list[str]]) -> str:
-    header, *body = lines
-    return "\n".join(["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *body]])

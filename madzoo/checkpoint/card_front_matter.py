@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from madzoo.checkpoint.card_packing import packing_summary
 from madzoo.checkpoint.card_records import CardRecords, Row
 from madzoo.checkpoint.report_files import GEOMETRY_FILE, QUANTIZATION_FILE
 from madzoo.errors import CheckpointError
@@ -24,7 +25,6 @@ GENERATED_KEYS = (
     "quantization",
 )
 HUB_METRICS = {"top1": "accuracy", "top5": "top_5_accuracy"}  # the Hub's own name where it has one
-SCHEMA = 1
 
 
 class Summary(BaseModel):
@@ -58,12 +58,12 @@ class GeometrySummary(Summary):
 
 
 class QuantizationSummary(Summary):
-    """The ``quantization:`` block: the metric after rounding all weights, per bit width."""
+    """The ``quantization:`` block: the metric after rounding all weights, and the group that costs most at 4 bits."""
 
-    version: int = Field(default=SCHEMA, serialization_alias="schema")
+    version: int = Field(serialization_alias="schema")
     weights_sha256: str
     report_sha256: str
-    policy: str
+    policy: str | None  # of schema 1; it has always been round to nearest
     metric: str
     dataset: str
     split: str
@@ -74,6 +74,8 @@ class QuantizationSummary(Summary):
     bits_4: float | None = None
     bits_3: float | None = None
     bits_2: float | None = None
+    most_sensitive_group: str | None = None
+    spearman_4: float | None = None
 
 
 def front_matter(records: CardRecords, *, by_hand: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,19 +143,26 @@ def _geometry(records: CardRecords) -> dict[str, Any] | None:
 
 
 def _quantization(records: CardRecords) -> dict[str, Any] | None:
+    if records.config.quantization is not None:
+        return packing_summary(records)
     if (report := records.quantization) is None:
         return None
     named = {f"bits_{entry.bits}": _rounded(entry.value) for entry in report.entries}
+    rises = {group.name: entry.delta_loss for group in report.groups for entry in group.entries if entry.bits == 4}
+    known = {name: rise for name, rise in rises.items() if rise is not None}
     return QuantizationSummary(
+        version=report.version,
         weights_sha256=report.weights_sha256,
         report_sha256=records.hashes[QUANTIZATION_FILE],
-        policy=report.policy,
+        policy=report.policy if report.version == 1 else None,
         metric=report.metric,
         dataset=report.dataset,
         split=report.split,
         samples=report.n,
         reference=_rounded(report.reference),
         **{name: value for name, value in named.items() if name in QuantizationSummary.model_fields},
+        most_sensitive_group=max(known, key=lambda name: known[name], default=None),
+        spearman_4=next((_rounded(rank.spearman) for rank in report.ranking if rank.bits == 4), None),
     ).scalars()
 
 

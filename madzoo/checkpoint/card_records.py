@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from madzoo.checkpoint.card_sensitivity_record import Quantization, Record, Report
 from madzoo.checkpoint.folder import CheckpointConfig, read_folder
+from madzoo.checkpoint.packed import check_head
 from madzoo.checkpoint.report_files import EVALUATION_FILE, GEOMETRY_FILE, QUANTIZATION_FILE
 from madzoo.checkpoint.weights import sha256_of
 from madzoo.errors import CheckpointError
@@ -21,12 +23,6 @@ __all__ = [
 ]
 
 
-class Record(BaseModel):
-    """Reads strictly typed JSON without NaN; fields that a card does not show are let pass."""
-
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="ignore")
-
-
 class Row(Record):
     """A result row: the fields of :class:`madzoo.evaluation.ResultRow` that a card shows."""
 
@@ -36,18 +32,11 @@ class Row(Record):
     split: str
     n: int
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = {}
-    baselines: dict[str, dict[str, float]] = {}
+    intervals: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = Field(default_factory=dict)
     seed: int | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     configurations_tested: int | None = None
-
-
-class Report(Record):
-    """A report file: which schema it follows, and which weights it is about."""
-
-    version: Literal[1] = Field(alias="schema")
-    weights_sha256: str
 
 
 class Evaluation(Report):
@@ -155,30 +144,6 @@ class Geometry(Report):
     curvature: Flatness | None
 
 
-class Rounded(Record):
-    """The metric at one bit width."""
-
-    bits: int
-    value: float | None
-    drop: float | None
-    drop_standard_error: float | None
-
-
-class Quantization(Report):
-    """``quantization.json``."""
-
-    metric: str
-    higher_is_better: bool
-    reference: float
-    n: int
-    entries: tuple[Rounded, ...]
-    policy: str
-    tensors: int
-    dataset: str
-    split: str
-    seed: int | None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CardRecords:
     """Holds all that a card is rendered from.
@@ -234,6 +199,7 @@ def read_records(folder: Path | str) -> CardRecords:
         plots=frozenset(path.name for path in checkpoint.path.glob("*.png")),
     )
     _check_hashes(records, checkpoint.sha256)
+    check_head(checkpoint.config.quantization, checkpoint.weights_path)
     return records
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from madzoo.checkpoint.golden import write_golden
+from madzoo.checkpoint.packed import PACKING_KEY, check_packing, packing_head
 from madzoo.checkpoint.weights import atomic_path, write_weights
 from madzoo.errors import CheckpointError, nearest
 
@@ -44,7 +45,7 @@ class CheckpointConfig:
         architecture: ``arch`` or ``arch.tag``; the tag need not be registered.
         model_args: configuration fields in which the model differs from the architecture's own.
         pretrained_cfg: fields of ``madzoo.registry.PretrainedCfg``; ``sha256`` is that of ``model.safetensors``.
-        quantization: how the weights are packed; None: not packed.
+        quantization: how the weights are packed, see :class:`madzoo.checkpoint.packed.Packing`; None: not packed.
         madzoo_version: which version wrote the folder.
     """
 
@@ -75,6 +76,7 @@ class CheckpointConfig:
             if key not in values or not isinstance(values[key], kinds):
                 found = repr(values[key]) if key in values else "nothing"
                 raise _bad_config(path, f"has no usable {key!r}: {found}")
+        check_packing(values["quantization"], path=path)
         return cls(**values)
 
 
@@ -144,6 +146,7 @@ def write_folder(
     pretrained_cfg: Mapping[str, Any],
     state: Mapping[str, Tensor],
     golden: tuple[Tensor, Tensor] | None = None,
+    packing: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Writes weights, golden tensors and configuration; other files of the folder are left as they are.
 
@@ -157,13 +160,15 @@ def write_folder(
         pretrained_cfg: fields of ``madzoo.registry.PretrainedCfg``; ``sha256`` is filled in.
         state: the model's state dict.
         golden: a fixed input and the model's output in evaluation mode; None removes an older pair.
+        packing: the manifest of packed weights, which the weight file then holds; ``state`` is what it describes.
 
     Raises:
         CheckpointError: when a value is no plain JSON, or the folder cannot be written.
     """
     path = Path(path)
     _check_plain(path, {"architecture": architecture, "model_args": model_args, "pretrained_cfg": pretrained_cfg})
-    sha256 = write_weights(path / WEIGHTS_FILE, state, metadata={"architecture": architecture})
+    held = {} if packing is None else {PACKING_KEY: json.dumps(packing, separators=(",", ":"), allow_nan=False)}
+    sha256 = write_weights(path / WEIGHTS_FILE, state, metadata={"architecture": architecture, **held})
     if golden is None:
         (path / GOLDEN_FILE).unlink(missing_ok=True)
     else:
@@ -173,7 +178,7 @@ def write_folder(
         architecture=architecture,
         model_args=dict(model_args),
         pretrained_cfg={**pretrained_cfg, "sha256": sha256},
-        quantization=None,
+        quantization=packing_head(packing),
         madzoo_version=madzoo_version(),
     )
     with atomic_path(path / CONFIG_FILE) as partial:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from madzoo.checkpoint.guard import refusing
+from madzoo.checkpoint.packed import read_packing
 from madzoo.checkpoint.weights import read_metadata, read_weights, sha256_of
 from madzoo.errors import CheckpointError
 
@@ -34,6 +35,7 @@ LEFT_CLOSED = (
 )
 STUMBLED = re.compile(r"(?:WeightsUnpickler error:\s*|(?=unsupported GLOBAL))(.+?)(?: by default)?\.?(?: Please |\n|$)")
 Remap = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Unpack = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 logger = logging.getLogger(__name__)
 
 
@@ -57,7 +59,12 @@ class _Drawer:
 
 
 def read_state(
-    path: Path, *, sha256: str | None = None, remap: Remap | None = None, use_ema: bool | None = None
+    path: Path,
+    *,
+    sha256: str | None = None,
+    remap: Remap | None = None,
+    use_ema: bool | None = None,
+    unpack: Unpack | None = None,
 ) -> dict[str, Tensor]:
     """Reads a weight file of any kind; names in one that madzoo did not write go through ``remap``.
 
@@ -66,6 +73,8 @@ def read_state(
         sha256: what it must hash to; None: not known.
         remap: turns the authors' names and layouts into ours.
         use_ema: see :func:`read_foreign`; our own files hold one set of weights.
+        unpack: ``(packed tensors, manifest) -> state dict``, of a file that holds packed weights; None returns its
+            tensors as they are stored.
 
     Raises:
         CheckpointError: when the file is missing, damaged, unsafe, not the one that was hashed, no state dict, or
@@ -75,7 +84,8 @@ def read_state(
     if is_own and use_ema:
         raise _refused(path, "holds no averaged weights beside its own")
     if is_own:
-        return read_weights(path, sha256=sha256)
+        stored, manifest = read_weights(path, sha256=sha256), read_packing(path)
+        return unpack(stored, manifest) if unpack and manifest is not None else stored
     state = read_foreign(path, sha256=sha256, use_ema=use_ema)
     return remap(state) if remap else state
 

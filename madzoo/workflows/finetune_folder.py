@@ -15,7 +15,7 @@ from madzoo.factory import model_info
 from madzoo.registry import PretrainedCfg
 from madzoo.training.loop import TrainingResult
 
-__all__ = ["FinetuneResult", "as_name", "as_tag", "write_finetuned"]
+__all__ = ["FinetuneResult", "as_name", "as_tag", "model_args", "write_finetuned"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,14 +72,20 @@ def write_finetuned(
     with torch.inference_mode():
         golden = (example, model(example))
     write_folder(
-        folder, architecture=name, model_args=_model_args(model, changed), pretrained_cfg=cfg.to_dict(),
+        folder, architecture=name, model_args=model_args(model, changed), pretrained_cfg=cfg.to_dict(),
         state=model.state_dict(), golden=golden,
     )  # fmt: skip
     (folder / CARD_FILE).write_text(prose, encoding="utf-8")
     write_card(folder)
 
 
-def _model_args(model: Any, changed: dict[str, Any]) -> dict[str, Any]:
+def model_args(model: Any, changed: dict[str, Any]) -> dict[str, Any]:
+    """Returns the configuration fields in which a model differs from its architecture's own, plain JSON.
+
+    Args:
+        model: a model of the zoo.
+        changed: fields that the model does not state itself.
+    """
     own = dataclasses.asdict(model_info(model.madzoo_name.partition(".")[0]).config)
     present = dataclasses.asdict(model.config) | changed
     found = {name: value for name, value in present.items() if value != own[name]}

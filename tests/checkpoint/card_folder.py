@@ -108,16 +108,16 @@ def geometry(sha256: str, *, rank: int = 160, rows: int = 160) -> dict[str, Any]
     }
 
 
-def quantization(sha256: str, *, metric: str = "top1") -> dict[str, Any]:
+def quantization(sha256: str, *, metric: str = "top1", schema: int = 2) -> dict[str, Any]:
     """Returns a sensitivity report as quantization.json holds it."""
     error = 0.001 if metric == "top1" else None
     values = {8: 0.925, 6: 0.92, 4: 0.9, 3: 0.5, 2: None}
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"bits": b, "value": v, "drop": None if v is None else 0.9253 - v, "drop_standard_error": v and error}
         for b, v in values.items()
     ]
-    return {
-        "schema": 1,
+    found = {
+        "schema": schema,
         "weights_sha256": sha256,
         "metric": metric,
         "higher_is_better": metric == "top1",
@@ -136,6 +136,54 @@ def quantization(sha256: str, *, metric: str = "top1") -> dict[str, Any]:
         "threads": 1,
         "torch_version": "2",
     }
+    if schema == 1:
+        return found
+    losses = {8: 0.0001, 6: 0.001, 4: 0.05, 3: 0.7, 2: None}
+    for entry in entries:
+        rise = losses[entry["bits"]]
+        entry |= {"delta_loss": rise, "delta_loss_standard_error": rise and error}
+    return found | {
+        "reference_loss": 0.25,
+        "group_n": 512,
+        "groups": [
+            _group("A", 64, 0.002, error),
+            _group("head", 320, 0.0475, error),
+            _group("vector", 7, -1e-5, error),
+        ],
+        "ranking": [
+            {"bits": b, "spearman": 0.9 + b / 100, "spearman_trace": 0.5, "between_halves": 1.0} for b in values
+        ],
+        "prediction": {
+            "split": "train",
+            "n": 500,
+            "curvature_n": 64,
+            "operator": "ggn",
+            "probes": 2,
+            "dtype": "float32",
+            "sample_sha256": "22" * 32,
+            "disjoint": True,
+        },
+        "sample_shape": [1, 8, 8],
+        "sequence_length": 16,
+        "dtype": "float32",
+    }
+
+
+def _group(name: str, params: int, rise: float, error: float | None) -> dict[str, Any]:
+    entries = [
+        {
+            "bits": bits,
+            "delta_loss": rise * 4 / bits,
+            "delta_loss_standard_error": error,
+            "delta_metric": -rise,
+            "delta_metric_standard_error": error,
+            "predicted_quadratic": rise * 3.5 / bits,
+            "predicted_trace": None,
+            "sqnr_db": 6.02 * bits,
+        }
+        for bits in (8, 6, 4, 3, 2)
+    ]
+    return {"name": name, "kind": name, "params": params, "tensors": [f"{name}.weight"], "entries": entries}
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

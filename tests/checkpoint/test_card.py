@@ -31,7 +31,7 @@ def test_a_new_card_says_everything(tmp_path: Path) -> None:
     assert values["pipeline_tag"] == "image-classification" and values["metrics"] == ["accuracy", "nll"]
     assert values["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.9253
     for block in ("geometry", "quantization"):
-        assert len(values[block]) <= 15 and values[block]["schema"] == {"geometry": 2, "quantization": 1}[block]
+        assert len(values[block]) <= 15 and values[block]["schema"] == 2
         assert values[block]["weights_sha256"] == sha256
         assert all(type(value) in (int, float, str, bool) for value in values[block].values())
     assert values["geometry"]["local_dimension"] == "≥ 160, 160 rows" and values["geometry"]["upper_bound"] == 12305
@@ -43,6 +43,28 @@ def test_a_new_card_says_everything(tmp_path: Path) -> None:
     assert "can the local dimension pass **12,305** (verified)" in text and "| `relu.scale` | 2 | 40 |" in text
     assert "1 dead, 0 always active units on this sample" in text and "eigenvalue 14.5 (residual 0.01)" in text
     assert "≥ 160 (160 rows)" in text and "lower bound, not the dimension" in text and sha256 in text
+
+
+def test_quantization_is_tabled_for_the_whole_and_for_each_group(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    text = render_card(tmp_path)
+    assert "| bits | top-1 | drop | mean loss | rise |" in text and "| 32 | 92.53 % |  | 0.25 |  |" in text
+    assert "| 4 | 90.00 % | 2.53 % ± 0.10 % | 0.3 | 0.05 ± 0.001 |" in text and "| 2 | - | - | - | - |" in text
+    rows = ["| `head` | 320 | +0.048 ± 0.001 | +0.042 | 24.1 |", "| `A` | 64 | +0.002 ± 0.001 | +0.0018 | 24.1 |"]
+    assert "\n".join(rows) in text and "| `vector` | 7 | -1e-05 ± 0.001 | -8.8e-06 | 24.1 |" in text
+    assert "on 512 samples" in text and "(500 samples of the part train)" in text and "Gauss-Newton" in text
+    assert "over the 3 groups: 0.98 at 8, 0.96 at 6, 0.94 at 4, 0.93 at 3, 0.92 at 2 bits." in text
+    block = front(text)["quantization"]
+    assert len(block) == 14 and block["most_sensitive_group"] == "head" and block["spearman_4"] == 0.94
+
+
+def test_a_report_of_the_first_schema_is_shown_as_it_was(tmp_path: Path) -> None:
+    sha256 = make_folder(tmp_path)
+    write_json(tmp_path / "quantization.json", quantization(sha256, schema=1))
+    text = render_card(tmp_path)
+    assert "| bits | top-1 | loss against float32 |" in text and "| 4 | 90.00 % | 2.53 % ± 0.10 % |" in text
+    block = front(text)["quantization"]
+    assert block["schema"] == 1 and block["policy"] == "rtn" and "most_sensitive_group" not in block
 
 
 def test_the_hub_reads_the_front_matter(tmp_path: Path) -> None:
@@ -175,7 +197,7 @@ def test_a_damaged_report_is_refused(tmp_path: Path, damage: str) -> None:
     sha256 = make_folder(tmp_path)
     values = quantization(sha256)
     if damage == "schema":
-        values["schema"] = 2
+        values["schema"] = 3
     elif damage == "type":
         values["n"] = "5000"
     elif damage == "nan":
