@@ -11,7 +11,7 @@ from madzoo.workflows.study_figures import CONVENTIONS, LABELS, draw_conventions
 from madzoo.workflows.study_networks import LOST
 from madzoo.workflows.study_statistics import PROPERTIES, correlations, last, mean_kept
 
-__all__ = ["BLOCKS", "render_page", "write_page"]
+__all__ = ["BLOCKS", "render_page", "table", "write_page"]
 
 Study = Mapping[str, Any]
 Groups = dict[str, list[Mapping[str, Any]]]
@@ -34,13 +34,18 @@ def write_page(study: Study, page: Path) -> None:
     page.write_text(render_page(study, page.read_text()))
 
 
-def render_page(study: Study, text: str) -> str:
+def render_page(study: Study, text: str, blocks: Mapping[str, Callable[[Study], str]] | None = None) -> str:
     """Replaces what stands between ``<!-- study:NAME:begin -->`` and ``<!-- study:NAME:end -->``, for every block.
+
+    Args:
+        study: the values.
+        text: the page.
+        blocks: what to write, by name; those of this study, :data:`BLOCKS`, by default.
 
     Raises:
         DataError: when a block has no markers.
     """
-    for name, render in BLOCKS.items():
+    for name, render in (BLOCKS if blocks is None else blocks).items():
         begin, end = (f"<!-- study:{name}:{what} -->" for what in ("begin", "end"))
         before, found, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
