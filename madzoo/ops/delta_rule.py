@@ -10,6 +10,7 @@ from torch import Tensor
 
 from madzoo.errors import BackendError, ConfigError, ShapeError, nearest
 from madzoo.ops.delta_rule_torch import advance, chunked_delta_rule, reference_delta_rule
+from madzoo.ops.scan_taps import refuse_taps
 
 __all__ = ["delta_rule", "delta_rule_step"]
 
@@ -90,6 +91,7 @@ def delta_rule(
         torch.Size([2, 63, 4, 5])
     """
     _check(q, k, v, beta, initial_state, "[B, L, H, P]")
+    refuse_taps("delta_rule")
     if backend not in SCANS:
         looked, todo = ", ".join(SCANS), nearest(backend, SCANS)
         raise BackendError(f"unknown backend {backend!r}.", asked=backend, looked=looked, todo=todo)

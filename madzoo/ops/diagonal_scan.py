@@ -10,10 +10,15 @@ import torch
 from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError, nearest
-from madzoo.ops.diagonal_scan_torch import diagonal_scan_by_convolution, diagonal_scan_by_reference
+from madzoo.ops.diagonal_scan_torch import (
+    diagonal_scan_by_convolution,
+    diagonal_scan_by_reference,
+    tapped_diagonal_scan,
+)
 from madzoo.ops.kernels.diagonal_scan_cpu import TILE, cpu_diagonal_scan, why_not_cpu
 from madzoo.ops.long_conv import TOEPLITZ_MAX_LENGTH
 from madzoo.ops.onnx_export import is_onnx_export
+from madzoo.ops.scan_taps import current_taps
 
 __all__ = ["diagonal_scan"]
 
@@ -65,7 +70,8 @@ def diagonal_scan(
     whole = torch.complex128 if real == torch.float64 else torch.complex64
     v, log_z = v.to(whole), log_z.to(whole)
     D = None if D is None else D.to(real)
-    serve = SERVE[_choose(backend, u, v, log_z, D)]
+    serve, taps = SERVE[_choose(backend, u, v, log_z, D)], current_taps()
+    serve = serve if taps is None else partial(tapped_diagonal_scan, serve, taps)
     y_BHL = serve(u.reshape(math.prod(u.shape[:-2]), *u.shape[-2:]).to(real), v, log_z, D, reverse)
     return y_BHL.reshape(u.shape).to(u.dtype)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError
+from madzoo.ops.scan_taps import refuse_taps
 
 __all__ = ["long_conv"]
 
@@ -45,6 +46,7 @@ def long_conv(u: Tensor, k: Tensor, *, reverse: bool = False, method: str = "aut
         tensor([[1.0000, 0.5000, 2.0000]])
     """
     _check(u, k, method)
+    refuse_taps("long_conv")
     dtype = torch.promote_types(torch.promote_types(u.dtype, k.dtype), torch.float32)
     if method == "auto":
         method = "toeplitz" if u.shape[-1] <= TOEPLITZ_MAX_LENGTH else "fft"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError
 from madzoo.ops.long_conv import long_conv
+from madzoo.ops.scan_taps import refuse_taps
 
 __all__ = ["DISCRETIZATIONS", "oscillator_response", "oscillator_scan", "oscillator_step"]
 
@@ -63,6 +64,7 @@ def oscillator_scan(
         tensor([[ 1.,  1.,  0., -1.]])
     """
     _check(f, A, dt, discretization, backend)
+    refuse_taps("oscillator_scan")
     if backend == "reference":
         f = f.flip(-1) if reverse else f
         x_PL = _by_loop(f, A, dt, discretization)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from madzoo.errors import BackendError, ShapeError
 from madzoo.ops.scan_in_place import in_place_scan
+from madzoo.ops.scan_taps import ScanTaps, current_taps
 
 __all__ = ["linear_scan"]
 
@@ -50,6 +51,11 @@ def linear_scan(
         raise ShapeError("linear_scan: the sequence is empty.", asked=f"{list(a.shape)}")
     dtype = torch.promote_types(a.dtype, b.dtype)
     a, b = a.to(dtype), b.to(dtype)
+    taps = current_taps()
+    if taps is not None:
+        (b,) = taps.start(b=b)
+        if taps.need_loop:
+            return _tapped_loop(a, b, initial, taps, reverse=reverse)
     if initial is not None:
         b = _begin(a, b, initial.unsqueeze(-1), reverse=reverse)
     if backend != "reference" and not _is_traced():
@@ -73,6 +79,15 @@ def _loop(a: Tensor, b: Tensor) -> Tensor:
     states = [b[..., 0]]
     for t in range(1, b.shape[-1]):
         states.append(a[..., t] * states[-1] + b[..., t])
+    return torch.stack(states, dim=-1)
+
+
+def _tapped_loop(a: Tensor, b: Tensor, initial: Tensor | None, taps: ScanTaps, *, reverse: bool) -> Tensor:
+    h = torch.zeros_like(b[..., 0]) if initial is None else initial
+    states = [h] * b.shape[-1]
+    for t in reversed(range(b.shape[-1])) if reverse else range(b.shape[-1]):
+        h = taps.after_step(taps.before_step(a[..., t]) * h + b[..., t])
+        states[t] = h
     return torch.stack(states, dim=-1)
 
 

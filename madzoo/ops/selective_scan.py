@@ -16,9 +16,10 @@ from madzoo.errors import BackendError, ShapeError, nearest
 from madzoo.ops.kernels.selective_scan_cpu import cpu_selective_scan, why_not_cpu
 from madzoo.ops.kernels.selective_scan_direct import scan_directly
 from madzoo.ops.onnx_export import is_onnx_export
+from madzoo.ops.scan_taps import current_taps
 from madzoo.ops.selective_scan_lean import lean_selective_scan, why_not_lean
 from madzoo.ops.selective_scan_onnx import selective_scan_for_onnx, why_not_onnx
-from madzoo.ops.selective_scan_reference import selective_scan_by_reference
+from madzoo.ops.selective_scan_reference import selective_scan_by_reference, with_taps
 
 __all__ = ["BACKENDS", "selective_scan", "use_backend"]
 
@@ -119,13 +120,15 @@ def selective_scan(
         torch.Size([1, 2, 3])
     """
     asked = _default if backend == "auto" else backend
-    if asked in ("auto", "cpu") and not return_last_state:
+    taps = current_taps()
+    if asked in ("auto", "cpu") and not return_last_state and taps is None:
         direct = scan_directly(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
         if direct is not None:
             return direct
     _check_shapes(u, delta, A, B, C, D, z, delta_bias)
     chosen = _choose(asked, u, delta, A, B, C, return_last_state)
     scan, _ = _backend(chosen)
+    scan = scan if taps is None else with_taps(scan, taps)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     as_read = u.dtype if chosen in READ_HALVES else dtype
     with _without_autocast(u.device.type):

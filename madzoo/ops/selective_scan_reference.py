@@ -1,15 +1,23 @@
 """The selective scan as its recurrence is written: the reference every faster path is held against."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["around_scan", "reference_scan", "selective_scan_by_reference"]
+from madzoo.ops.scan_taps import ScanTaps
+
+__all__ = ["around_scan", "reference_scan", "selective_scan_by_reference", "with_taps"]
+
+NO_TAPS = ScanTaps()
+Scan = Callable[..., tuple[Tensor, Tensor]]
 
 
-def reference_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
+def reference_scan(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, reverse: bool, taps: ScanTaps = NO_TAPS
+) -> tuple[Tensor, Tensor]:
     """Scans one position at a time; no tensor is written in place, so every transform and derivative order works.
 
     Shapes:
@@ -21,7 +29,7 @@ def reference_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *, re
     for t in reversed(range(u.shape[-1])) if reverse else range(u.shape[-1]):
         dt_BD1 = dt[..., t].unsqueeze(-1)
         drive = dt_BD1 * u[..., t].unsqueeze(-1) * _at(B, t, u.shape[1])
-        state = torch.exp(dt_BD1 * A) * state + drive
+        state = taps.after_step(taps.before_step(torch.exp(dt_BD1 * A)) * state + drive)
         y_BD = (state * _at(C, t, u.shape[1])).sum(-1)
         outputs[t] = 2 * y_BD.real if y_BD.is_complex() else y_BD
     return torch.stack(outputs, dim=-1), state
@@ -43,8 +51,31 @@ def selective_scan_by_reference(
     return around_scan(reference_scan, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
 
+def with_taps(scan: Scan, taps: ScanTaps) -> Scan:
+    """Returns a scan of the same arguments that lets taps read first; the plain loop where they need it."""
+
+    def tapped(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        u, dt, B, C = taps.start(u=u, delta=_step_sizes(delta, delta_bias, delta_softplus), B=B, C=C)
+        if taps.need_loop:
+            return around_scan(partial(reference_scan, taps=taps), u, dt, A, B, C, D, z, None, False, reverse)
+        return scan(u, dt, A, B, C, D, z, None, False, reverse)
+
+    return tapped
+
+
 def around_scan(
-    scan: Callable[..., tuple[Tensor, Tensor]],
+    scan: Scan,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -57,10 +88,14 @@ def around_scan(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """Puts step sizes before a bare scan, and skip and gate after it."""
-    dt = delta if delta_bias is None else delta + delta_bias[:, None]
-    y, state = scan(u, F.softplus(dt) if delta_softplus else dt, A, B, C, reverse=reverse)
+    y, state = scan(u, _step_sizes(delta, delta_bias, delta_softplus), A, B, C, reverse=reverse)
     y = y if D is None else y + u * D[:, None]
     return (y if z is None else y * F.silu(z)), state
+
+
+def _step_sizes(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
+    dt = delta if bias is None else delta + bias[:, None]
+    return F.softplus(dt) if softplus else dt
 
 
 def _at(x: Tensor, t: int, channels: int) -> Tensor:

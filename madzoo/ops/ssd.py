@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from madzoo.errors import BackendError, ConfigError, ShapeError, nearest
+from madzoo.ops.scan_taps import current_taps
 from madzoo.ops.ssd_chunked import chunked_ssd
-from madzoo.ops.ssd_reference import advance, reference_ssd
+from madzoo.ops.ssd_reference import advance, reference_ssd, tapped_ssd
 
 __all__ = ["ssd", "ssd_step"]
 
@@ -130,7 +131,10 @@ def ssd(
     with torch.autocast(device_type=x.device.type, enabled=False):
         start = _zeros(x, B, dtype) if initial_state is None else initial_state.to(dtype)
         wide = (x.to(dtype), _steps(dt.to(dtype), dt_bias, dt_softplus, dt_limit), *(t.to(dtype) for t in (A, B, C)))
-        y, state = SCANS[backend](*wide, state=start, reverse=reverse, chunk_size=chunk_size)
+        scan, taps = SCANS[backend], current_taps()
+        if taps is not None:
+            wide, scan = tapped_ssd(scan, taps, *wide)
+        y, state = scan(*wide, state=start, reverse=reverse, chunk_size=chunk_size)
         y = _finish(y, wide[0], D, z).to(x.dtype)
     return (y, state) if return_last_state else y
 

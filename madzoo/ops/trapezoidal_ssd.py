@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from madzoo.errors import BackendError, ConfigError, ShapeError, nearest
+from madzoo.ops.scan_taps import refuse_taps
 from madzoo.ops.trapezoidal_ssd_torch import (
     TrapezoidalState,
     advance,
@@ -107,6 +108,7 @@ def trapezoidal_ssd(
         torch.Size([1, 50, 4, 8])
     """
     _check(x, {"dt": dt, "A": A, "mix": mix, "B": B, "C": C}, initial_state, "[B, L, H, P]")
+    refuse_taps("trapezoidal_ssd")
     if backend not in SCANS:
         looked, todo = ", ".join(SCANS), nearest(backend, SCANS)
         raise BackendError(f"unknown backend {backend!r}.", asked=backend, looked=looked, todo=todo)
