@@ -34,7 +34,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def onednn_serves(x: Tensor, weight: Tensor) -> bool:
     """Returns whether oneDNN's operator can compute ``F.linear(x, weight)`` here, and is worth its call.
 
-    It has no derivative and no autocast, and stays out of graphs that are compiled, traced or exported.
+    It has no derivative and no autocast, and stays out of graphs that are compiled, traced or exported. A weight that
+    is a part of a larger tensor sends it into a plain loop, hundreds of times slower than F.linear.
     """
     # What follows operators comes first: an exported program would keep the other questions as bounds on its batch.
     return (
@@ -45,6 +46,7 @@ def onednn_serves(x: Tensor, weight: Tensor) -> bool:
         and weight.is_cpu
         and x.dim() > 1
         and x.shape[-1] == weight.shape[1]
+        and (weight.is_contiguous() or weight.t().is_contiguous())
         and HAS_ONEDNN
         and not torch.is_autocast_enabled("cpu")
         and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))

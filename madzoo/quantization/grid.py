@@ -117,7 +117,9 @@ def from_rows(rows: Tensor, like: Tensor, grid: Grid) -> Tensor:
     if like.numel() == 0:
         return rows.reshape(-1)[:0].reshape(like.shape)  # still of the graph that rows belong to
     moved = like.movedim(grid.axis, 0)
-    return rows.reshape(len(moved), -1)[:, : moved[0].numel()].reshape(moved.shape).movedim(0, grid.axis)
+    flat = rows.reshape(len(moved), -1)[:, : moved[0].numel()]
+    # Dense, whatever was filled up: products with a weight that is a part of a larger tensor can be very slow.
+    return flat.reshape(moved.shape).movedim(0, grid.axis).contiguous()
 
 
 def spread(values: Tensor, like: Tensor, grid: Grid) -> Tensor:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.profiler import profile
 
 from madzoo.layers.linear import Linear
-from madzoo.ops.linear import HAS_ONEDNN, SMALL_WORK, linear
+from madzoo.ops.linear import HAS_ONEDNN, SMALL_WORK, linear, onednn_serves
 
 ROWS, INPUTS, OUTPUTS = 128, 96, 256
 needs_onednn = pytest.mark.skipif(not HAS_ONEDNN, reason="torch without oneDNN")
@@ -87,3 +87,12 @@ def test_an_exported_layer_holds_no_operator_of_one_library(tensors):
 def test_a_wrong_width_is_refused_as_by_the_plain_product(tensors):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         linear(tensors[0][..., :-1], tensors[1])
+
+
+@torch.no_grad()
+def test_parts_of_a_larger_weight_are_left_to_torch():
+    x, whole = torch.randn(2**10, 64), torch.randn(64, 128)
+    dense, part = whole[:, :64].contiguous(), whole[:, :64]
+    assert not onednn_serves(x, part)
+    assert onednn_serves(x, dense) == onednn_serves(x, dense.t()) == HAS_ONEDNN
+    torch.testing.assert_close(linear(x, part), linear(x, dense))
