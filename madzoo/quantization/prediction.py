@@ -28,8 +28,9 @@ class Prediction:
 
     Attributes:
         batch: (inputs [n, ...], targets [n, ...]).
-        loss_fn: (outputs, targets) -> the mean over samples, twice differentiable in more than name: the pinball loss
-            has no curvature but in its kinks.
+        loss_fn: (outputs, targets) -> the mean over samples; its gradient is taken.
+        curved_loss_fn: the same for the curvature, where ``loss_fn`` has none but in its kinks, as the pinball loss;
+            None: ``loss_fn``.
         curvature_samples: at most so many of them, the first, for the curvature.
         operator: ``"ggn"``, whose quadratic is the change of the loss of the outputs' linear part, or ``"hessian"``,
             which adds second derivatives of the outputs times residuals. Those average out over samples, slowly, and
@@ -47,6 +48,7 @@ class Prediction:
     seed: int
     chunk_size: int
     dtype: torch.dtype
+    curved_loss_fn: Loss | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,7 @@ def predict_changes(
     few = asked.batch[0][: asked.curvature_samples], asked.batch[1][: asked.curvature_samples]
     for share, part in _chunks(few, asked.chunk_size):
         settings = {"parameters": list(changes[0]), "operator": asked.operator, "dtype": asked.dtype}
-        G = hessian_vector_product(model, part, asked.loss_fn, **settings)
+        G = hessian_vector_product(model, part, asked.curved_loss_fn or asked.loss_fn, **settings)
         place = G.sampled.device
         whole, _ = block_traces(G, {}, G.num_params, probes=asked.probes, seed=asked.seed, device=place)
         for number, change in enumerate(changes):

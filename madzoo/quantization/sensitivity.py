@@ -64,7 +64,7 @@ def sensitivity(
         groups: name -> (kind, parameter names); by default :func:`tensor_groups`, and none where it is empty.
         group_batches: what groups are measured on; by default the first 512 samples of ``batches``.
         prediction_batch: (inputs, targets), best others than those of ``group_batches``; needs ``loss_fn``.
-        prediction_loss_fn: what is differentiated, where ``loss_fn`` has kinks; see :class:`Prediction`.
+        prediction_loss_fn: what is differentiated twice, where ``loss_fn`` has kinks; see :class:`Prediction`.
         prediction_split: where that batch comes from, for the record.
         curvature_samples, operator, probes, chunk_size, dtype: see :class:`Prediction`.
         sequence_length: tokens that the model's scans see, for the record.
@@ -94,7 +94,8 @@ def sensitivity(
     if prediction_batch is not None and loss_fn is not None:
         asked = Prediction(
             batch=prediction_batch,
-            loss_fn=prediction_loss_fn or loss_fn,
+            loss_fn=loss_fn,
+            curved_loss_fn=prediction_loss_fn,
             curvature_samples=curvature_samples,
             operator=operator,
             probes=probes,
