@@ -115,7 +115,8 @@ def _cell(records: Sequence[dict[str, Any]], metric: str) -> str:
     pairs = [(r["before"][metric], r["after"][metric]) for r in records]
     lost = [100 * (a - b) if metric == "top1" else 100 * (b / a - 1) for a, b in pairs]
     spread = f" ± {statistics.stdev(lost):.2f}" if len(lost) > 1 else ""
-    steps = [s for r in records for s in r["record"].get("steps", ()) if s["step"] == "gauge"]
+    tried = [s for r in records if r["method"] != "qat" for s in r["record"]["steps"]]
+    steps = [s for s in tried if s["step"] == "gauge"]
     kept = f" ({sum(s['kept'] for s in steps)} of {len(steps)} steps)" if steps else ""
     return f"{statistics.mean(lost):+.2f}{spread}{kept}"
 

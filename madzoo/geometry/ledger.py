@@ -5,8 +5,10 @@ alone, and counted once: ``num_params - lost`` is an upper bound of the local di
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from madzoo.geometry.jacobian import count_parameters, float64_copy
 from madzoo.geometry.ledger_record import LedgerItem, SymmetryLedger
 from madzoo.geometry.rules import rule_symmetries
 from madzoo.geometry.selection import Output, output_name, resolve_output
-from madzoo.geometry.verify import Probe, check_mode, generic_parameters
+from madzoo.geometry.verify import Probe, check_mode, generic_parameters, off_zeros
 from madzoo.symmetry import Term
 
 __all__ = ["TOLERANCE", "symmetry_ledger"]
@@ -151,7 +153,7 @@ class _Count:
         accepted, rejected = [], []
         for name, places in groups.items():
             used = on_data if places[0].on_data else probes
-            worst = max(self._relative(places, probe) for probe in used)
+            worst = self._worst(places, used)
             if worst <= TOLERANCE:
                 accepted.append((name, places, worst))
             elif places[0].declared:
@@ -166,8 +168,23 @@ class _Count:
         self, places: Sequence[Placed], probes: Sequence[Probe]
     ) -> tuple[list[tuple[Placed, float]], list[tuple[Placed, float]]]:
         """Looks at the places one by one where together they failed."""
-        measured = [(place, max(self._relative([place], probe) for probe in probes)) for place in places]
+        measured = [(place, self._worst([place], probes)) for place in places]
         return [m for m in measured if m[1] <= TOLERANCE], [m for m in measured if m[1] > TOLERANCE]
+
+    def _worst(self, places: Sequence[Placed], probes: Sequence[Probe]) -> float:
+        """Returns the largest growth; not a number only where generators are not finite beside these weights either."""
+        found = [self._relative(places, probe) for probe in probes]
+        return _largest([v if math.isfinite(v) else self._relative(places, self._beside) for v in found])
+
+    @cached_property
+    def _beside(self) -> Probe:
+        """Stands next to the weights, off their zeros.
+
+        Some generators divide by a gain. Where one is exactly 0, as rounded weights have it, they are checked as near
+        as can be: the rank of J is at most what it is at all points arbitrarily near.
+        """
+        params = parameters_of(self.model)
+        return self._probe(off_zeros(params, seed=self.seed + 2), self.inputs[: self._samples(params)])
 
     def _samples(self, params: Mapping[str, Tensor]) -> int:
         size = sum(p.numel() for p in params.values()) + 100 * self.inputs[0].numel()
@@ -179,10 +196,10 @@ class _Count:
     def _relative(self, places: Sequence[Placed], probe: Probe) -> float:
         terms, size = _joined(places, probe.params)
         draws = torch.randn(MIXTURES, size, generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
-        return max(probe.relative(mixture(terms, draw, probe.params)) for draw in draws)
+        return _largest([probe.relative(mixture(terms, draw, probe.params)) for draw in draws])
 
     def _refusal(self, name: str, places: Sequence[Placed], probes: list[Probe], worst: float) -> SymmetryError:
-        wrong = [place.path or "the model" for place in places if self._relative([place], probes[0]) > TOLERANCE]
+        wrong = [place.path or "the model" for place in places if not self._worst([place], probes[:1]) <= TOLERANCE]
         return SymmetryError(
             f"symmetry {name!r} moves the output: |Jv|/|v| is {worst:.1e} of a random tangent's.",
             asked=f"{sum(p.symmetry.dimension for p in places)} generators, at most {TOLERANCE:.0e}",
@@ -225,6 +242,11 @@ def _masked(term: Term, masks: Mapping[str, Tensor], params: dict[str, Tensor]) 
     return dataclasses.replace(
         term, source=term.source[term.source_rows] * shown, source_rows=torch.arange(len(term.rows))
     )
+
+
+def _largest(values: Sequence[float]) -> float:
+    """Returns the largest; not a number where one is not finite, which max would pass over."""
+    return max(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _item(

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from madzoo.errors import ConfigError, DataError, nearest
 from madzoo.geometry.selection import Output, resolve_output
 
-__all__ = ["MODES", "Probe", "check_mode", "generic_parameters"]
+__all__ = ["MODES", "Probe", "check_mode", "generic_parameters", "off_zeros"]
 
 MODES = ("reverse", "forward")
 PROBES = 4  # Gaussian row vectors in reverse mode
@@ -108,6 +108,12 @@ def generic_parameters(params: Tangent, *, seed: int) -> dict[str, Tensor]:
         size = float(p.abs().square().mean().sqrt()) or 1.0
         moved[name] = p + 0.1 * size * _gaussian(p, random)
     return moved
+
+
+def off_zeros(params: Tangent, *, seed: int) -> dict[str, Tensor]:
+    """Returns ``params`` with what is exactly 0 moved by a thousandth of its tensor's size."""
+    near = generic_parameters(params, seed=seed)
+    return {name: torch.where(p == 0, p + 0.01 * (near[name] - p), p) for name, p in params.items()}
 
 
 def _gaussian(like: Tensor, random: torch.Generator) -> Tensor:

@@ -58,11 +58,10 @@ def report(
     2,000 samples, 512 for each group of tensors.
     """
     subject = _Subject(folder=find_folder(name), data_dir=data_dir, asked=(dataset, split, seed))
-    if subject.checkpoint.config.quantization is not None:
-        return write_card(subject.folder)
     if recompute or subject.is_stale(GEOMETRY_FILE, GEOMETRY_SCHEMA):
         _write_geometry(subject.geometry(), subject.folder)
-    if recompute or subject.is_stale(QUANTIZATION_FILE, QUANTIZATION_SCHEMA):
+    is_packed = subject.checkpoint.config.quantization is not None  # rounded already: nothing is left to try
+    if not is_packed and (recompute or subject.is_stale(QUANTIZATION_FILE, QUANTIZATION_SCHEMA)):
         found = subject.sensitivity()
         write_report(subject.folder, QUANTIZATION_FILE, found.to_dict())
         plot_sensitivity(found, subject.folder)

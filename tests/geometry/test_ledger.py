@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from madzoo import create_model
 from madzoo.errors import ConfigError, ShapeError, SymmetryError
 from madzoo.gauges import COLUMNS, Places, Slices, joined, scale
 from madzoo.geometry import SymmetryLedger, rests, symmetry_ledger
@@ -282,3 +283,18 @@ def test_hidden_elements_that_move_the_output_are_no_dead_units(monkeypatch: pyt
     monkeypatch.setattr("madzoo.geometry.ledger.inactive_units", lambda flow, model: wrong)
     ledger = symmetry_ledger(model, torch.randn(50, 3))
     assert ledger.inactive == 0 and [item.name for item in ledger.rejected] == ["dead_units"]
+
+
+def test_a_gain_that_is_exactly_zero() -> None:
+    """Generators that divide by it are checked beside the weights."""
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 8, "d_state": 2, "dt_rank": 1, "num_classes": 3, "stem_blocks": ()}
+    model = create_model("weft_micro_patch8_32", depth=1, **sizes).eval()
+    x = torch.randn(2, 3, 16, 16)
+    before = symmetry_ledger(model, x)
+    with torch.no_grad():
+        model.get_parameter("norm.weight")[[1, 4]] = 0.0
+        model.get_parameter("blocks.0.norm2.weight")[3] = 0.0
+    after = symmetry_ledger(model, x)
+    assert after.verified and not after.rejected and after.max_relative_jvp <= TOLERANCE
+    assert after.upper_bound == before.upper_bound

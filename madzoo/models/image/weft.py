@@ -401,7 +401,11 @@ def _register(name: str, config: WeftConfig, weights: dict[str, PretrainedCfg]) 
 
 _register("weft_micro_patch4_28", WeftConfig(img_size=28, in_chans=1), {"fashion_mnist": FASHION_MNIST})
 _register("weft_micro_patch4_32", WeftConfig(depth=2, stem_blocks=(0, 2, 2)), {"cifar10": CIFAR10})
-_register("weft_micro_patch8_32", WeftConfig(patch_size=8, depth=2, stem_blocks=(0, 2, 2)), {"cifar10": CIFAR10})
+_register(
+    "weft_micro_patch8_32",
+    WeftConfig(patch_size=8, depth=2, stem_blocks=(0, 2, 2)),
+    {"cifar10": CIFAR10, "cifar10-int4": CIFAR10},
+)
 _register("weft_tiny_patch4_64", WeftConfig(img_size=64, embed_dim=192, depth=6), {})
 _register(
     "weft_micro_patch16_128",
