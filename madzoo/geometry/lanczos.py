@@ -15,6 +15,7 @@ __all__ = ["Eigenpair", "Extremes", "extreme_eigenpairs"]
 
 BASIS = 64  # vectors in memory before a restart
 KEPT = 8  # Ritz vectors kept at each end by a restart
+SIGN = 0.1  # of the value: a larger residual would leave its sign open
 ROUND_OFF = 1e-13  # of the spectral norm: what is left of H v outside the basis is noise, the subspace is invariant
 
 
@@ -54,7 +55,8 @@ def extreme_eigenpairs(
 ) -> Extremes:
     """Finds the algebraically largest eigenvalue of a symmetric map, and what the same search says of the smallest.
 
-    The search stops when the estimated residual of the largest pair is below ``tolerance`` times the spectral norm.
+    The search stops when the estimated residual of the largest pair is below ``tolerance`` times the spectral norm, and
+    below a tenth of its value.
     The residuals returned are computed anew from the final vectors. The smallest pair is not waited for: in a flat
     valley it is one of many near 0, and its residual says how far it came.
 
@@ -107,13 +109,22 @@ def _search(multiply: Callable[[Tensor], Tensor], start: Tensor, *, tolerance: f
         theta, S = torch.linalg.eigh(T[:k, :k])
         beta, norm = rest.norm(), theta.abs().max()
         complete = k == start.numel() or bool(beta <= ROUND_OFF * norm)
-        converged = complete or bool(beta * S[-1, -1].abs() <= tolerance * norm)
+        converged = complete or _is_near(beta * S[-1, -1].abs(), theta[-1].abs(), norm, tolerance)
         if converged or products >= max_products:
             return _Found(V[:k], S, products, converged, (asymmetry / norm).item() if norm else 0.0)
         coupling = beta * torch.eye(k, dtype=V.dtype, device=V.device)[-1]
         if k == limit:
             k, coupling = _restart(V, T, theta, S), beta * S[-1, _ends(k)]
         V[k] = rest / beta
+
+
+def _is_near(residual: Tensor, value: Tensor, norm: Tensor, tolerance: float) -> bool:
+    """Tells whether a residual is small beside the norm, and leaves the value its sign.
+
+    The second question is for a spectrum whose large end is the negative one: beside it the first few residuals are
+    small by chance, of a value near 0 that is far from the largest.
+    """
+    return bool(residual <= tolerance * norm) and bool(residual <= torch.maximum(SIGN * value, ROUND_OFF * norm))
 
 
 def _project_out(V: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,15 @@ def search(A: Tensor, **options):
     return extreme_eigenpairs(lambda v: A @ v, len(A), **{"seed": 0, "tolerance": 1e-8} | options)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_large_negative_end_does_not_pass_for_convergence(seed: int) -> None:
+    """Beside -100 the residual of the first value near 0 is within one per cent, and says nothing of the largest."""
+    spectrum = torch.cat([torch.linspace(-100, -1, 20), torch.zeros(277), torch.tensor([0.5, 1.0, 2.0])]).to(DOUBLE)
+    found = extreme_eigenpairs(lambda v: spectrum * v, len(spectrum), seed=seed, tolerance=1e-2)
+    assert found.converged
+    assert found.largest.value == pytest.approx(2.0, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("spectrum", "budget"),
     [
