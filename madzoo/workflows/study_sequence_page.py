@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from madzoo.errors import DataError
-from madzoo.workflows.study_page import table
+from madzoo.workflows.study_page import render_page, table
 from madzoo.workflows.study_sequence_figure import TITLES, draw, label_of
 
-__all__ = ["BLOCKS", "render_page", "write_page"]
+__all__ = ["BLOCKS", "write_page"]
 
 Study = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -23,23 +23,7 @@ def write_page(study: Study, page: Path) -> None:
     if not page.is_file():
         raise DataError("the page that holds the markers is missing.", asked=page)
     draw(study, page.with_suffix(".png"))
-    page.write_text(render_page(study, page.read_text()))
-
-
-def render_page(study: Study, text: str) -> str:
-    """Replaces what stands between ``<!-- study:NAME:begin -->`` and ``<!-- study:NAME:end -->``, for every block.
-
-    Raises:
-        DataError: when a block has no markers.
-    """
-    for name, render in BLOCKS.items():
-        begin, end = (f"<!-- study:{name}:{what} -->" for what in ("begin", "end"))
-        before, found, rest = text.partition(begin)
-        _, found_end, after = rest.partition(end)
-        if not (found and found_end):
-            raise DataError("a block has no place in the page.", asked=name, todo=f"the lines {begin} and {end}")
-        text = f"{before}{begin}\n\n{render(study)}\n\n{end}{after}"
-    return text
+    page.write_text(render_page(study, page.read_text(), BLOCKS))
 
 
 def setup(study: Study) -> str:

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from madzoo.data.images import ImageArrays
 from madzoo.errors import DataError
 from madzoo.quantization.state_rounding import calibrate_states, round_states
+from madzoo.workflows.study_page import render_page
 from madzoo.workflows.study_sequence import QUICK, SequenceProtocol, to_json
 from madzoo.workflows.study_sequence_measures import (
     AtLengths,
@@ -24,7 +25,7 @@ from madzoo.workflows.study_sequence_measures import (
     weight_parts,
 )
 from madzoo.workflows.study_sequence_networks import NETWORKS
-from madzoo.workflows.study_sequence_page import BLOCKS, render_page
+from madzoo.workflows.study_sequence_page import BLOCKS
 from madzoo.workflows.study_sequence_train import draw, pixel_batches
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def test_the_whole_study_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     study_quantized_recurrence.main(["--render", *files])
     assert page.read_text() == first
     with pytest.raises(DataError, match="no place"):
-        render_page(study, first.replace("study:setup:end", "study:setap:end"))
+        render_page(study, first.replace("study:setup:end", "study:setap:end"), BLOCKS)
     with pytest.raises(SystemExit, match="overwrite"):
         study_quantized_recurrence.main(["--quick"])
 
@@ -138,7 +139,7 @@ def test_the_page_is_what_the_json_says() -> None:
     study, protocol = json.loads(file.read_text()), SequenceProtocol()
     assert file.stat().st_size < 50_000 and study["protocol"]["lengths"] == list(protocol.lengths)
     assert study["protocol"]["recipe"]["train"] == protocol.recipe.train
-    assert render_page(study, PAGE.read_text()) == PAGE.read_text()
+    assert render_page(study, PAGE.read_text(), BLOCKS) == PAGE.read_text()
     assert all(f"<!-- study:{name}:begin -->" in PAGE.read_text() for name in BLOCKS)
     for name, net in study["networks"].items():
         measured = [Condition(part=row["part"], share=row["share"], bits=row["bits"]) for row in net["rows"]]
