@@ -1,6 +1,7 @@
 """Reads a data set of the catalog: from local Parquet files, or from the Hub and the web."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -77,7 +78,10 @@ def load_table(spec: DatasetSpec, *, folder: Path | str | None = None) -> pd.Dat
     if spec.url is None:
         raise DataError(f"{spec.name} has no public address.", asked=spec.name, todo="--data-dir FOLDER")
     try:
-        return pd.read_csv(spec.url, parse_dates=[0], float_precision="round_trip")
+        # Since its version 3.1 pandas reads floats exactly, and deprecates to be asked for it.
+        version = tuple(map(int, pd.__version__.split(".")[:2]))
+        exact: dict[str, Any] = {} if version >= (3, 1) else {"float_precision": "round_trip"}
+        return pd.read_csv(spec.url, parse_dates=[0], **exact)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{spec.name} could not be read.",
