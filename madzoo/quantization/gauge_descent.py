@@ -33,7 +33,7 @@ def descend_gauges(
 
     Gauge by gauge, in two passes: the step with the least weighted rounding error is sought
     (:func:`madzoo.quantization.gauge_search.best_step`), and kept only if it lowers the calibration loss of the rounded
-    model on either half of the same samples: steps that fit one half by chance did harm on other data. Gauges that
+    model on either half of the same samples: a step that fits one half by chance is left. Gauges that
     rounding does not see are skipped (:mod:`madzoo.quantization.gauge_moves` says which).
 
     Args:
