@@ -54,7 +54,7 @@ def kernels_are_here() -> bool:
 
 
 # So that a tracing compiler does not follow the loading of a library: all that torch.compiler.assume_constant_result
-# does, but that imports the whole compiler, two seconds of every program's start.
+# does, but that imports the whole compiler at every program's start.
 kernels_are_here._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
