@@ -25,7 +25,7 @@ FLOORS = [
     ["baselines < factory < timm_registry"],
     ["hub"],
     ["workflows"],
-    ["__init__ < tables < cli_parts < cli_forecast < cli_finetune < cli_quantize < cli < scripts"],
+    ["__init__ < tables < cli_parts < cli_forecast < cli_finetune < cli_quantize < cli_evaluate < cli_hub < cli_leaderboard < cli < scripts"],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
@@ -57,12 +57,16 @@ THIRD_PARTY = {
     "baselines": {"torch", "timm"},
     "factory": {"torch"},
     "timm_registry": {"torch", "timm"},
+    "hub": {"torch", "huggingface_hub", "filelock", "yaml"},
     "workflows": TABLES | {"PIL", "matplotlib", "rich", "safetensors", "yaml"},
     "tables": {"rich"},
     "cli_parts": {"rich", "typer"},
     "cli_forecast": {"typer"},
     "cli_finetune": {"typer"},
     "cli_quantize": {"typer"},
+    "cli_evaluate": {"typer"},
+    "cli_hub": {"typer"},
+    "cli_leaderboard": {"typer"},
     "cli": {"typer"},
     "__init__": set(),
 }
@@ -75,6 +79,9 @@ LAZY = {
     "cli_forecast.py",
     "cli_finetune.py",
     "cli_quantize.py",
+    "cli_evaluate.py",
+    "cli_hub.py",
+    "cli_leaderboard.py",
     "factory.py",
     "ops/selective_scan.py",
 }
