@@ -1,6 +1,6 @@
 """Quantization: (module, batches) in, frozen record or new module out."""
 
-from madzoo.quantization.mixed_precision import allocate_bits, mixed_plan
+from madzoo.quantization.mixed_precision import allocate_bits, measured_increases, mixed_plan, reported_increases
 from madzoo.quantization.oscillation import OscillationRecord
 from madzoo.quantization.ptq import PostTraining, post_training, quantize
 from madzoo.quantization.qat import Qat, QatRecord, prepare_qat
@@ -16,9 +16,11 @@ __all__ = [
     "QatRecord",
     "SensitivityReport",
     "allocate_bits",
+    "measured_increases",
     "mixed_plan",
     "post_training",
     "prepare_qat",
     "quantize",
+    "reported_increases",
     "sensitivity",
 ]

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
-from madzoo.geometry.hessian import hessian_vector_product
 from madzoo.quantization.calibration import Calibration
 from madzoo.quantization.grid import Grid
 from madzoo.quantization.plan import kind_of, quantized_parameters, stored_bits, weight_grid
 from madzoo.quantization.quantized import quantize_tensor
+from madzoo.quantization.replaced import replaced
+from madzoo.quantization.sensitivity_record import SensitivityReport
 
-__all__ = ["allocate_bits", "mixed_plan", "predicted_increases"]
+__all__ = ["allocate_bits", "measured_increases", "mixed_plan", "reported_increases"]
 
 WIDTHS = (2, 3, 4, 6, 8)
-CURVATURE_SAMPLES = 64  # of the calibration set, by which increases are predicted
 MOST_STATES = 100_000
 Increases = Mapping[str, Mapping[int, float]]
 
@@ -93,7 +93,8 @@ def mixed_plan(
     return {name: dataclasses.replace(grid, bits=bits[groups[name]]) for name, grid in layout.items()}
 
 
-def predicted_increases(
+@torch.no_grad()
+def measured_increases(
     model: nn.Module,
     calibration: Calibration,
     *,
@@ -102,46 +103,58 @@ def predicted_increases(
     group_size: int | None = None,
     group_of: Callable[[str, Tensor], str] = kind_of,
 ) -> dict[str, dict[int, float]]:
-    """Predicts the loss increase of rounding each group alone: ``g dw + dw H dw / 2``, never below 0.
-
-    The quadratic holds for small steps; at 2 and 3 bits it ranks groups better than it tells their size.
+    """Measures how much the calibration loss rises when each group alone is rounded; never below 0.
 
     Args:
-        model: any module.
-        calibration: its first 64 samples are used.
+        model: any module; its weights are replaced for a while and put back.
+        calibration: the samples and the loss.
         widths: bit widths.
-        observer, group_size: how tensors would be rounded.
+        observer, group_size: how tensors are rounded.
         group_of: (name, tensor) -> the group.
 
-    Cost: one Hessian-vector product for each group and width, in float32.
+    Cost: ``groups * len(widths) + 1`` forward passes over the calibration set.
     """
-    inputs, targets = calibration.batches[0]
-    batch = inputs[:CURVATURE_SAMPLES], targets[:CURVATURE_SAMPLES]
-    curvature = hessian_vector_product(model, batch, calibration.loss_fn, dtype=torch.float32)
-    gradient = curvature.sampled.unflatten(curvature.gradient)
     groups: dict[str, dict[str, Tensor]] = {}
     for name, p in quantized_parameters(model).items():
         groups.setdefault(group_of(name, p), {})[name] = p.detach()
-    found: dict[str, dict[int, float]] = {}
+    exact, found = calibration.loss(model), {}
     for group, tensors in groups.items():
+        found[group] = {}
         for bits in widths:
-            step = {
-                name: quantize_tensor(p, _grid(p, bits, group_size), observer=observer).dequantize() - p
+            rounded = {
+                name: quantize_tensor(p, _grid(p, bits, group_size), observer=observer).dequantize()
                 for name, p in tensors.items()
             }
-            bent = curvature.product(step)
-            change = sum(float(_dot(gradient[k] + bent[k] / 2, dw)) for k, dw in step.items())
-            found.setdefault(group, {})[bits] = max(change, 0.0)
+            with replaced(model, rounded):
+                found[group][bits] = max(calibration.loss(model) - exact, 0.0)
     return found
+
+
+def reported_increases(report: SensitivityReport) -> tuple[Increases, Callable[[str, Tensor], str]]:
+    """Reads rises and groups off a sensitivity report, as :func:`mixed_plan` takes them; never below 0.
+
+    A report rounds to nearest with one scale per row; finer grids lose less, in about the same order.
+
+    Returns:
+        The rise of the loss by group and bit width, and (name, tensor) -> the group.
+
+    Raises:
+        ConfigError: when the report measured no loss of groups.
+    """
+    rises = {
+        group.name: {e.bits: max(e.delta_loss, 0.0) for e in group.entries if e.delta_loss is not None}
+        for group in report.groups
+    }
+    if not rises or not all(rises.values()):
+        todo = "sensitivity(..., loss_fn=...) of a model with groups"
+        raise ConfigError("the report measured no loss of groups.", asked=f"{len(rises)} groups", todo=todo)
+    owner = {name: group.name for group in report.groups for name in group.tensors}
+    return rises, lambda name, _: owner[name]
 
 
 def _grid(tensor: Tensor, bits: int, group_size: int | None) -> Grid:
     grid = weight_grid(tensor, bits)
     return dataclasses.replace(grid, group_size=group_size if grid.axis == 0 else None)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.conj() * b.to(a)).sum().real
 
 
 def _front(size: np.ndarray, loss: np.ndarray, budget: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from madzoo.quantization.bias_correction import correct_biases
 from madzoo.quantization.calibration import Calibration, Losses, calibrate_on
 from madzoo.quantization.gauge_descent import descend_gauges
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import mixed_plan, predicted_increases
+from madzoo.quantization.mixed_precision import measured_increases, mixed_plan
 from madzoo.quantization.plan import make_plan, stored_bits, uniform_plan
 from madzoo.quantization.quantized import Plan, QuantizedTensor, load_quantized, quantize_weights
 from madzoo.quantization.round_to_nearest import check_bits, quantized_tensors
@@ -184,7 +184,7 @@ def _mixed(
 ) -> dict[str, Grid]:
     if budget_bits is None:
         budget_bits = stored_bits(quantized_tensors(model), make_plan(model, bits, group_size=group_size))
-    increases = predicted_increases(model, judge, observer=observer, group_size=group_size)
+    increases = measured_increases(model, judge, observer=observer, group_size=group_size)
     return mixed_plan(model, increases, budget_bits, group_size=group_size)
 
 

@@ -14,7 +14,7 @@ from madzoo.errors import ConfigError, DataError, nearest
 from madzoo.factory import create_model
 from madzoo.quantization.calibration import calibrate_on
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import mixed_plan, predicted_increases
+from madzoo.quantization.mixed_precision import measured_increases, mixed_plan
 from madzoo.quantization.plan import make_plan, quantized_parameters, stored_bits
 from madzoo.training.loop import StepSource, make_accelerator
 from madzoo.training.losses import cross_entropy
@@ -137,7 +137,7 @@ def choose_plan(
     if policy != "mixed":
         return plan
     judge = calibrate_on(samples(task), task.loss, policy="mixed")
-    increases = predicted_increases(model, judge, observer=OBSERVER, group_size=group_size)
+    increases = measured_increases(model, judge, observer=OBSERVER, group_size=group_size)
     budget = stored_bits(quantized_parameters(model), plan)
     return mixed_plan(model, increases, budget, group_size=group_size)
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from madzoo.errors import ConfigError
-from madzoo.quantization import allocate_bits, mixed_plan, quantize
+from madzoo.quantization import allocate_bits, mixed_plan, quantize, sensitivity
 from madzoo.quantization.calibration import Calibration
-from madzoo.quantization.mixed_precision import predicted_increases
+from madzoo.quantization.mixed_precision import measured_increases, reported_increases
 from madzoo.quantization.plan import quantized_parameters, stored_bits
 from madzoo.quantization.quantized import quantize_weights
 
@@ -68,11 +68,13 @@ def test_a_mixed_plan_holds_its_budget_with_scales_and_floats() -> None:
         mixed_plan(model, table, 1000)
 
 
-def test_predicted_increases_are_the_measured_ones_of_a_quadratic_loss() -> None:
+def test_measured_increases_are_those_of_each_group_alone() -> None:
     torch.manual_seed(0)
     model, x = nn.Linear(6, 3), torch.randn(40, 6)
     data = Calibration(batches=[(x, model(x).detach() + torch.randn(40, 3))], loss_fn=nn.functional.mse_loss)
-    found = predicted_increases(model, data, widths=(2, 4), group_of=lambda name, _: name)
+    kept = {name: p.clone() for name, p in model.named_parameters()}
+    found = measured_increases(model, data, widths=(2, 4), group_of=lambda name, _: name)
+    assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())
     for bits in (2, 4):
         twin = nn.Linear(6, 3)
         twin.load_state_dict(model.state_dict())
@@ -80,7 +82,25 @@ def test_predicted_increases_are_the_measured_ones_of_a_quadratic_loss() -> None
         with torch.no_grad():
             twin.weight.copy_(quantize_weights(model, plan)["weight"].dequantize())
         change = data.loss(twin) - data.loss(model)
-        assert found["weight"][bits] == pytest.approx(max(change, 0), abs=1e-6)
+        assert found["weight"][bits] == pytest.approx(max(change, 0), abs=1e-9)
+
+
+def test_a_sensitivity_report_makes_a_plan() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), torch.randn(64, 8)
+    batches, settings = [(x, torch.arange(64) % 8)], {"metric": "top1", "bits": (4, 8)}
+    report = sensitivity(model, batches, loss_fn=nn.functional.cross_entropy, **settings)
+    increases, group_of = reported_increases(report)
+    by_name = {group.name: group for group in report.groups}
+    assert set(increases) == set(by_name) and {b for found in increases.values() for b in found} == {4, 8}
+    assert all(rise >= 0 for found in increases.values() for rise in found.values())
+    named = quantized_parameters(model)
+    assert all(name in by_name[group_of(name, p)].tensors for name, p in named.items())
+    budget = stored_bits(named, mixed_plan(model, increases, 10**6, group_of=group_of)) - 100
+    plan = mixed_plan(model, increases, budget, group_of=group_of)
+    assert set(plan) == set(named) and stored_bits(named, plan) <= budget
+    with pytest.raises(ConfigError, match="no loss"):
+        reported_increases(sensitivity(model, batches, **settings))
 
 
 def test_the_policy_spends_its_budget_where_it_counts() -> None:
