@@ -13,14 +13,16 @@ from madzoo.factory import create_model, list_models, model_info
 from madzoo.layers.forecaster import Forecaster
 
 IMAGE, SERIES = "image-classification", "time-series-forecasting"
-SMALL, SHORT = 2_000_000, 4096  # parameters, and steps of a kernel; larger models are built on the meta device only
+# Parameters, and positions times channels of S4's kernels; larger models are built on the meta device only.
+SMALL, SHORT = 2_000_000, 200_000
 
 
 def is_small(name):
     with torch.device("meta"):
         model = create_model(name)
-    steps = getattr(model.config, "l_max", None) or 0  # S4 computes so many whatever it is given; Path-X has 16,384
-    return sum(p.numel() for p in model.parameters()) <= SMALL and steps <= SHORT
+    config = model.config  # S4 computes l_max positions whatever it is given
+    kernels = (getattr(config, "l_max", None) or 0) * getattr(config, "embed_dim", 0)
+    return sum(p.numel() for p in model.parameters()) <= SMALL and kernels <= SHORT
 
 
 IMAGES = [name for name in list_models(task=IMAGE) if is_small(name)]

@@ -16,7 +16,7 @@ from madzoo.factory import create_model
 
 __all__ = ["make_classifier", "make_data", "make_forecaster"]
 
-WEFT = {"embed_dim": 8, "depth": 1, "d_state": 2, "dt_rank": 1}
+WEFT = {"patch_size": 8, "embed_dim": 8, "depth": 1, "d_state": 2, "dt_rank": 1}
 SERIES = {"context_length": 96, "prediction_length": 96, "patch_size": 24, "patch_stride": 24, "d_model": 4, "depth": 1}
 
 
