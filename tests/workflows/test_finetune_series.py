@@ -49,7 +49,10 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("loss", ["pinball", "mae", "mse"])
+SLOW = [pytest.param(loss, marks=pytest.mark.slow) for loss in ("mae", "mse")]
+
+
+@pytest.mark.parametrize("loss", ["pinball", *SLOW])
 def test_beats_its_start_and_the_baselines_on_unseen_rows(loss):
     values = table()["co2"].to_numpy()
     start = small((0.5,) if loss != "pinball" else (0.1, 0.5, 0.9))
