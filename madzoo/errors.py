@@ -15,6 +15,8 @@ __all__ = [
     "DuplicateModelError",
     "CheckpointError",
     "DownloadError",
+    "HubError",
+    "UploadError",
     "DataError",
     "ShapeError",
     "NotCausalError",
@@ -72,6 +74,14 @@ class CheckpointError(MadzooError, RuntimeError):
 
 class DownloadError(CheckpointError):
     """A checkpoint that could not be fetched over the network, or arrived damaged."""
+
+
+class HubError(MadzooError, RuntimeError):
+    """A question or a command that the Hub refused, or that never reached it."""
+
+
+class UploadError(HubError):
+    """A checkpoint folder that could not be published; the repository is as it was before."""
 
 
 class DataError(MadzooError, ValueError):

@@ -2,11 +2,13 @@
 
 >>> import madzoo.timm_registry  # doctest: +SKIP
 >>> timm.create_model("vim_tiny_patch16_224", num_classes=10)  # doctest: +SKIP
+>>> timm.create_model("hf-hub:org/repo", pretrained=True)  # doctest: +SKIP
 
 Every architecture becomes an entry point of timm, every tag one of timm's pretrained configurations. Weights come
 through :func:`madzoo.create_model`, as strictly as there. A name that timm has already is left to timm.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,7 @@ from madzoo.registry import ModelSpec
 ensure_torchvision()
 
 import timm  # noqa: E402
-from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg  # noqa: E402
+from timm.models import PretrainedCfg, generate_default_cfgs, register_model, resolve_pretrained_cfg  # noqa: E402
 from timm.models._features import FeatureGetterNet  # noqa: E402
 
 __all__: list[str] = []
@@ -68,8 +70,15 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         **options: Any,
     ) -> nn.Module:
         getter = {key: options.pop(key) for key in GETTER_OPTIONS if features_only and key in options}
-        cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
-        weights = _weights_of(name, cfg) if pretrained else {"name": name}
+        stated = options.pop("pretrained_model_args", {})  # by the folder, which create_model reads itself
+        options = {key: value for key, value in options.items() if key not in stated or value != stated[key]}
+        folder = _folder_of(pretrained_cfg)
+        cfg = resolve_pretrained_cfg(name, _known_to_timm(pretrained_cfg), pretrained_cfg_overlay)
+        if folder and any((pretrained_cfg_overlay or {}).get(key) for key in SOURCES):
+            raise ConfigError("a folder brings its own weights.", asked=pretrained_cfg_overlay, todo=f"{name} by name")
+        weights = {"name": folder, "pretrained": pretrained} if folder else {"name": name}
+        if pretrained and not folder:
+            weights = _weights_of(name, cfg)
         if isinstance(options.get("img_size"), (tuple, list)):
             options["img_size"] = _side(options["img_size"])
         model = create_model(**weights, cache_dir=cache_dir, **options).to(device=device, dtype=dtype)
@@ -80,6 +89,22 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"Builds {name} of madzoo, with what ``timm.create_model`` hands on."
     return build
+
+
+def _folder_of(cfg: Any) -> str | None:
+    """Returns what :func:`madzoo.create_model` takes for the checkpoint folder that timm read ``cfg`` from, if any."""
+    source = cfg.get("source") if isinstance(cfg, dict) else None
+    if source == "hf-hub":
+        return f"hf-hub:{cfg['hf_hub_id']}"
+    return f"local-dir:{cfg['file']}" if source == "local-dir" else None
+
+
+def _known_to_timm(cfg: Any) -> Any:
+    """Leaves out what only madzoo writes into a checkpoint folder's ``pretrained_cfg``, and what it leaves open."""
+    if _folder_of(cfg) is None:
+        return cfg
+    known = {field.name for field in dataclasses.fields(PretrainedCfg)}
+    return _as_timm_has_it({key: value for key, value in cfg.items() if key in known})
 
 
 def _as_timm_has_it(values: dict[str, Any]) -> dict[str, Any]:

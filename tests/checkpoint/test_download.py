@@ -71,7 +71,7 @@ def test_later_pull_must_match_the_pin(hub, tmp_path):
     pulled.path.resolve().unlink()
     pulled.path.unlink()
     hub.commits[REPO, commit]["weights.pth"] = OTHER  # a history rewritten behind the same commit hash
-    with pytest.raises(DownloadError, match="arrived damaged twice"):
+    with pytest.raises(DownloadError, match="the Hub publishes another file"):
         pull_file(at(pinned=True), cache_dir=tmp_path)
     hub.commits[REPO, commit]["weights.pth"] = CONTENT
     assert pull_file(at(pinned=True), cache_dir=tmp_path).path.read_bytes() == CONTENT
@@ -216,7 +216,7 @@ def test_folder_comes_from_one_commit(hub, tmp_path, folder):
 
 def test_folder_whose_weights_are_not_its_own_is_refused(hub, tmp_path, folder):
     hub.push(REPO, {**folder, "model.safetensors": folder["golden.safetensors"]})
-    with pytest.raises(DownloadError, match="arrived damaged twice"):
+    with pytest.raises(DownloadError, match="the Hub publishes another file"):
         pull_folder(Location(kind="hub", repo=REPO), weights=True, golden=False, cache_dir=tmp_path)
 
 
