@@ -21,6 +21,8 @@ assert (package / "assets" / "LICENSES.md").is_file(), "the assets are missing"
 python, abi, platform = wheel.stem.split("-")[2:]
 assert (python, abi) == ("py3", "none"), f"{wheel.name} is for one Python only"
 assert platform != "any", f"{wheel.name} has no kernels"
+pages = {path.name for path in (package / "assets" / "leaderboard").iterdir()}
+assert {"page.css", "index.js", "theme.js", "base.html.j2", "index.html.j2", "model.html.j2"} <= pages, f"found {pages}"
 kernels = kernel_status()
 assert kernels.path == str(package / "ops" / "kernels" / "_kernels.so"), f"the wheel's kernels do not serve: {kernels}"
 u, states = torch.rand(2, 5, 7), torch.rand(2, 3, 7)

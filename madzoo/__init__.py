@@ -12,7 +12,7 @@ Importing this package loads no other part of it: each name below is imported wh
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from madzoo import errors, evaluation, geometry, layers, ops, quantization
+    from madzoo import errors, evaluation, geometry, hub, layers, ops, quantization
     from madzoo.data.transforms import create_transform
     from madzoo.factory import create_model, list_models, model_info
     from madzoo.inference import optimize_for_cpu
@@ -30,6 +30,7 @@ __all__ = [
     "finetune",
     "forecast",
     "geometry",
+    "hub",
     "layers",
     "list_models",
     "model_info",
@@ -64,6 +65,8 @@ def _import_room(name: str) -> Any:
             import madzoo.evaluation as room
         case "geometry":
             import madzoo.geometry as room
+        case "hub":
+            import madzoo.hub as room
         case "layers":
             import madzoo.layers as room
         case "ops":

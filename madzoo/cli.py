@@ -12,12 +12,15 @@ from typing import Annotated
 import typer
 
 from madzoo import __version__
+from madzoo.cli_evaluate import evaluate
 from madzoo.cli_finetune import finetune
 from madzoo.cli_forecast import forecast
+from madzoo.cli_hub import pull, push, search
+from madzoo.cli_leaderboard import leaderboard
 from madzoo.cli_parts import DataDir, Model, print_
 from madzoo.cli_quantize import quantize
 from madzoo.errors import MadzooError
-from madzoo.tables import bench_table, card_table, forecast_table, geometry_table, prediction_table, result_table
+from madzoo.tables import bench_table, card_table, forecast_table, geometry_table, prediction_table
 
 __all__ = ["app", "main"]
 
@@ -104,28 +107,7 @@ def classify(
 app.command()(forecast)
 
 
-@app.command()
-def evaluate(
-    name: Model,
-    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="fashion_mnist, etth1, ...")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="fev-ett, ltsf-etth1-96, monash, ...: no DATASET.")] = None,
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    horizon: Annotated[int | None, typer.Option(help="Steps to forecast; default: the model's, else 96.")] = None,
-    data_dir: DataDir = None,
-    batch_size: Annotated[int, typer.Option(help="Samples at a time; the numbers do not depend on it.")] = 256,
-    seed: Annotated[int | None, typer.Option(help="Of the training run, for the record.")] = None,
-    configurations_tested: Annotated[int | None, typer.Option(help="That ever met this split, for the record.")] = None,
-    record_in: Annotated[Path | None, typer.Option(help="Checkpoint folder to write the rows into.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the rows as files, also for leaderboards.")] = None,
-) -> None:
-    """Measure a model on a data set, with its baselines."""
-    from madzoo.workflows.evaluate import evaluate
-
-    rows = evaluate(
-        name, dataset, benchmark=benchmark, split=split, horizon=horizon, data_dir=data_dir, batch_size=batch_size,
-        seed=seed, configurations_tested=configurations_tested, record_in=record_in, out=out,
-    )  # fmt: skip
-    print_(*map(result_table, rows))
+app.command()(evaluate)
 
 
 @app.command()
@@ -187,6 +169,10 @@ def train(
 
 app.command()(finetune)
 app.command()(quantize)
+app.command()(push)
+app.command()(pull)
+app.command()(search)
+app.command()(leaderboard)
 
 
 @app.command()

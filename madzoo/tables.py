@@ -11,8 +11,11 @@ __all__ = [
     "forecast_table",
     "geometry_table",
     "prediction_table",
+    "publish_table",
+    "push_table",
     "quantize_table",
     "result_table",
+    "search_table",
 ]
 
 SHOWN_ROWS = 12
@@ -136,6 +139,46 @@ def quantize_table(found: Any) -> Table:
     ratio = f"{found.packed_bytes / found.float_bytes:.3f}x"
     table.add_row("bytes of weights", f"{found.float_bytes:,}", f"{found.packed_bytes:,}", ratio)
     table.caption = f"{found.before['n']:,} samples"
+    return table
+
+
+def push_table(found: Any) -> Table:
+    """Shows a :class:`madzoo.hub.Pushed`."""
+    table = _table(f"{found.name} on the Hub", "what", "value")
+    table.add_row("repository", f"{found.repo}, branch {found.revision}")
+    table.add_row("commit", found.commit if found.is_new else f"{found.commit} (held the folder already)")
+    table.add_row("files uploaded", ", ".join(found.files) or "none")
+    if found.deleted:
+        table.add_row("files deleted", ", ".join(found.deleted))
+    table.add_row("bytes uploaded", f"{found.bytes_uploaded:,}")
+    return table
+
+
+def search_table(found: Sequence[Any]) -> Table:
+    """Shows :class:`madzoo.hub.Found` records, one metric a row."""
+    table = _table(
+        "Checkpoints on the Hub", "repository", "task", ">parameters", "licence", "data set: metric", ">value"
+    )
+    for record in found:
+        about = (record.repo, record.task or "", _number(record.num_params), record.licence or "")
+        told = {f"{name}: {key}": value for name, held in record.metrics.items() for key, value in held.items()}
+        for row, (metric, value) in enumerate(told.items() or [("", None)]):
+            table.add_row(*(about if row == 0 else [""] * len(about)), metric, _number(value))
+        table.add_section()
+    return table
+
+
+def publish_table(steps: Sequence[Any]) -> Table:
+    """Shows :class:`madzoo.workflows.publish.PublishStep` records, one folder a row."""
+    table = _table("Checkpoint folders and the Hub", "folder", "repository", ">files", ">MB", "there", ">MB to upload")
+    for step in steps:
+        size = "" if step.bytes_to_upload is None else f"{step.bytes_to_upload / 1e6:.2f}"
+        state = "pushed" if step.pushed else step.state
+        table.add_row(
+            step.folder.path.name, step.repo, f"{len(step.folder.files)}", f"{step.folder.size / 1e6:.2f}", state, size
+        )
+        for problem in step.problems:
+            table.add_row("", problem, "", "", "", "")
     return table
 
 

@@ -25,7 +25,10 @@ FLOORS = [
     ["baselines < factory < timm_registry"],
     ["hub"],
     ["workflows"],
-    ["__init__ < tables < cli_parts < cli_forecast < cli_finetune < cli_quantize < cli_evaluate < cli_hub < cli_leaderboard < cli < scripts"],
+    [
+        "__init__ < tables < cli_parts < cli_forecast < cli_finetune < cli_quantize < cli_evaluate < cli_hub"
+        " < cli_leaderboard < cli < scripts"
+    ],
 ]
 
 # A service knows modules and batches, never a name; a family knows no service.
@@ -70,7 +73,12 @@ THIRD_PARTY = {
     "cli": {"typer"},
     "__init__": set(),
 }
+# What one file alone may import, from the extra that names it.
+EXTRAS = {
+    "madzoo/workflows/leaderboard_libraries.py": {"altair", "itables", "jinja2", "markdown_it", "vl_convert"},
+}
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "torchvision": "timm"}  # timm brings torchvision
+DISTRIBUTIONS |= {"markdown_it": "markdown-it-py", "vl_convert": "vl-convert-python"}
 
 # May import inside functions.
 LAZY = {
@@ -250,6 +258,8 @@ def test_each_room_imports_its_own_third_parties():
         room = room_of(source_module(arrow))
         kernel = arrow.source.startswith("madzoo/ops/kernels/")  # decorators of Triton are needed at the top
         optional = {"triton", "mamba_ssm"} if room == "ops" and (kernel or not arrow.top) else set()
+        optional = {"ray"} if arrow.source == "madzoo/workflows/ray_tasks.py" else optional  # the extra of that name
+        optional = optional | EXTRAS.get(arrow.source, set())
         if package not in sys.stdlib_module_names | {"madzoo"} | THIRD_PARTY.get(room, set()) | optional:
             wrong.append(str(arrow))
     assert not wrong
@@ -260,6 +270,12 @@ def test_third_parties_are_declared_dependencies():
     declared = {entry.split(">=")[0] for entry in project["dependencies"]}
     used = {DISTRIBUTIONS.get(name, name) for names in THIRD_PARTY.values() for name in names}
     assert used <= declared
+
+
+def test_optional_third_parties_are_declared_in_an_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {entry.split(">=")[0] for group in project["optional-dependencies"].values() for entry in group}
+    assert {DISTRIBUTIONS.get(name, name) for names in EXTRAS.values() for name in names} <= declared
 
 
 def test_packages_are_all_declared():
