@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from madzoo.errors import ConfigError, DataError
+from madzoo.evaluation.shard import ALONE, Shard
 from madzoo.layers.forecaster import Forecaster
 
 __all__ = ["ForecastScores", "ForecastWindows", "block_bootstrap_interval", "evaluate_ltsf"]
@@ -53,7 +54,9 @@ class ForecastScores:
     intervals: dict[str, list[float]]
 
 
-def evaluate_ltsf(model: Forecaster, windows: ForecastWindows, *, batch_size: int) -> ForecastScores:
+def evaluate_ltsf(
+    model: Forecaster, windows: ForecastWindows, *, batch_size: int, shard: Shard = ALONE
+) -> ForecastScores:
     """Measures a forecaster on every window: none is dropped, whatever the batch size.
 
     Each error is taken of the point forecast that makes it least, as GIFT-Eval's MSE[mean] and MAE[0.5] are: squared
@@ -65,6 +68,7 @@ def evaluate_ltsf(model: Forecaster, windows: ForecastWindows, *, batch_size: in
         model: any forecaster.
         windows: z-scored by the training rows for the numbers of the literature.
         batch_size: windows at a time, of memory and speed alone.
+        shard: the processes that share the batches.
 
     Raises:
         ConfigError: when batch_size is below 1, or the model has no median.
@@ -75,7 +79,7 @@ def evaluate_ltsf(model: Forecaster, windows: ForecastWindows, *, batch_size: in
     if batch_size < 1:
         raise ConfigError("batch_size is at least 1.", asked=batch_size)
     batches = torch.arange(len(windows)).split(batch_size)
-    parts = [_window_sums(model, *windows[index], windows.prediction_length) for index in batches]
+    parts = shard.map(lambda index: _window_sums(model, *windows[index], windows.prediction_length), batches)
     squared, absolute, pinball, size, inside, count = torch.cat(parts).unbind(1)
     if not count.sum() > 0:
         raise DataError("the windows hold no observed target.")

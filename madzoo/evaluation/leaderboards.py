@@ -15,6 +15,7 @@ from typing import Any
 from madzoo.errors import ConfigError, check_choice
 from madzoo.evaluation.registered import FEV_METRICS
 from madzoo.evaluation.result import ResultRow
+from madzoo.evaluation.result_files import write_results
 
 __all__ = [
     "FEV_COLUMNS",
@@ -23,7 +24,9 @@ __all__ = [
     "fev_row",
     "gift_config",
     "gift_row",
+    "results_table",
     "write_leaderboards",
+    "write_submissions",
 ]
 
 # Columns of benchmarks/fev_bench/results/*.csv in github.com/autogluon/fev @ 1bc95fd.
@@ -148,7 +151,24 @@ def gift_config(
 
 
 def write_leaderboards(rows: Sequence[ResultRow], folder: Path | str, *, model_type: str | None = None) -> list[Path]:
-    """Writes results.json and results.md, and what the rows allow of fev's CSV and GIFT-Eval's two files.
+    """Writes the rows as results.json, .csv, .parquet and .md, and what they allow of the two boards' files.
+
+    Args:
+        rows: of one model.
+        folder: made when absent.
+        model_type: see :func:`write_submissions`.
+
+    Raises:
+        ConfigError: as :func:`gift_config`.
+    """
+    written = write_results(rows, folder)
+    table = Path(folder) / "results.md"
+    table.write_text(results_table(rows), encoding="utf-8")
+    return [*written, table, *write_submissions(rows, folder, model_type=model_type)]
+
+
+def write_submissions(rows: Sequence[ResultRow], folder: Path | str, *, model_type: str | None = None) -> list[Path]:
+    """Writes what the rows allow of fev's CSV and GIFT-Eval's two files; nothing for images and long horizons.
 
     fev's file holds the tasks of fev-bench, ``fev/<model>.csv``; GIFT-Eval's every benchmark of series,
     ``gift_eval/<model>/``.
@@ -163,8 +183,6 @@ def write_leaderboards(rows: Sequence[ResultRow], folder: Path | str, *, model_t
         ConfigError: as :func:`gift_config`.
     """
     folder, written = Path(folder), {}
-    written["results.json"] = json.dumps([row.to_dict() for row in rows], indent=2, allow_nan=False) + "\n"
-    written["results.md"] = results_table(rows)
     series = [row for row in rows if row.details]
     if series:
         name = re.sub(r"[^\w.-]+", "_", series[0].model)

@@ -1,7 +1,8 @@
-"""The registered forecasting benchmarks: one record each, which says all that defines its numbers.
+"""The registered benchmarks: one record each, which says all that defines its numbers.
 
-Three families: ``ltsf`` (the literature's long horizons, z-scores, every window), ``fev-ett`` (three tasks of fev-bench
-that ETTh1 and ETTh2 give without a network) and ``monash`` (competition sets with their official test parts).
+Images: the test part of a data set, under the data set's name. Three families of forecasts: ``ltsf`` (the literature's
+long horizons, z-scores, every window), ``fev-ett`` (three tasks of fev-bench that ETTh1 and ETTh2 give without a
+network) and ``monash`` (competition sets with their official test parts).
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,38 @@ from dataclasses import dataclass
 from madzoo.errors import ConfigError, nearest
 from madzoo.evaluation.leakage import FEV_HOURS, LTSF_HOURS, BenchmarkRows
 
-__all__ = ["BENCHMARKS", "BenchmarkSpec", "find_benchmarks"]
+__all__ = ["BENCHMARKS", "BenchmarkSpec", "ImageBenchmarkSpec", "benchmark_of", "find_benchmarks"]
 
+IMAGE_METRICS = ("top1", "top5", "nll", "ece")
 FEV_METRICS = ("sql", "mase", "wape", "wql")
 COMPETITION_METRICS = ("mase", "smape", "sql")
 LTSF_METRICS = ("mse", "mae", "wql")
 LTSF_HORIZONS = (96, 192, 336, 720)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageBenchmarkSpec:
+    """Describes a benchmark of labelled images: the test part of one data set.
+
+    Attributes:
+        name: how it is asked for; the data set's in the catalog.
+        metrics: what is reported, the first one first.
+        train_rows: which rows a model may be trained and chosen on.
+    """
+
+    name: str
+    metrics: tuple[str, ...] = IMAGE_METRICS
+    train_rows: str = "the train part; chosen on the validation part"
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The one data set."""
+        return (self.name,)
+
+    @property
+    def test_rows(self) -> BenchmarkRows:
+        """What is tested, for the leakage flags."""
+        return BenchmarkRows(datasets=self.datasets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +134,10 @@ def _competition(dataset: str, freq: str, horizon: int, seasonality: int, contex
     )
 
 
-_ALL = (
+_ALL: tuple[BenchmarkSpec | ImageBenchmarkSpec, ...] = (
+    ImageBenchmarkSpec(name="fashion_mnist"),
+    ImageBenchmarkSpec(name="cifar10"),
+    ImageBenchmarkSpec(name="imagenette_128"),
     *_ltsf("etth1", "h", 24, "Energy"),
     *_ltsf("etth2", "h", 24, "Energy"),
     *_ltsf("ettm1", "15min", 96, "Energy"),
@@ -127,27 +157,50 @@ _ALL = (
     _competition("tourism_monthly", "ME", 24, 12, 24, "Econ/Fin"),
     _competition("nn5_daily", "D", 56, 7, 112, "Econ/Fin"),
 )
-BENCHMARKS: Mapping[str, BenchmarkSpec] = {spec.name: spec for spec in _ALL}
+BENCHMARKS: Mapping[str, BenchmarkSpec | ImageBenchmarkSpec] = {spec.name: spec for spec in _ALL}
 
 
-def find_benchmarks(name: str) -> list[BenchmarkSpec]:
-    """Returns the benchmark of a name, or all whose names it begins: ``"fev-ett"`` stands for its three tasks.
+def find_benchmarks(name: str) -> list[BenchmarkSpec | ImageBenchmarkSpec]:
+    """Returns the benchmarks of a name, or all whose names it begins, or those of several names with commas between.
+
+    ``"fev-ett"`` stands for its three tasks. Each is named once, in the order of the names.
 
     Raises:
         ConfigError: when there is none, with the nearest names.
 
     Example:
-        >>> [spec.name for spec in find_benchmarks("fev-ett")]
-        ['fev-ett-1h', 'fev-ett-1d', 'fev-ett-1w']
+        >>> [spec.name for spec in find_benchmarks("cifar10,fev-ett")]
+        ['cifar10', 'fev-ett-1h', 'fev-ett-1d', 'fev-ett-1w']
     """
+    found = [spec for part in name.split(",") for spec in _beginning_with(part.strip())]
+    return list({spec.name: spec for spec in found}.values())
+
+
+def benchmark_of(dataset: str, horizon: int | None) -> str | None:
+    """Returns the registered benchmark that a result on a data set's test part belongs to; None where there is none.
+
+    Args:
+        dataset: the row's data set: a name of the catalog, or the benchmark itself.
+        horizon: of the forecasts; None for images.
+
+    Example:
+        >>> benchmark_of("etth1", 96), benchmark_of("cifar10", None), benchmark_of("etth1", 24)
+        ('ltsf-etth1-96', 'cifar10', None)
+    """
+    if dataset in BENCHMARKS:
+        return dataset
+    every = (spec for spec in _ALL if isinstance(spec, BenchmarkSpec) and spec.num_windows == 0)
+    return next((spec.name for spec in every if (spec.datasets, spec.horizon) == ((dataset,), horizon)), None)
+
+
+def _beginning_with(name: str) -> list[BenchmarkSpec | ImageBenchmarkSpec]:
     found = [spec for spec in _ALL if f"{spec.name}-".startswith(f"{name}-")]
     if not found:
         groups = {"-".join(known.split("-")[:count]): None for known in BENCHMARKS for count in (1, 2)}
-        known = [*groups, *BENCHMARKS]
         raise ConfigError(
             f"no benchmark is named {name!r}.",
             asked=name,
             looked=", ".join(BENCHMARKS),
-            todo=nearest(name, known),
+            todo=nearest(name, [*groups, *BENCHMARKS]),
         )
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from madzoo.errors import ConfigError, nearest
+from madzoo.evaluation.registered import benchmark_of
 
 __all__ = ["ResultRow", "library_versions"]
 
@@ -21,21 +22,25 @@ class ResultRow:
     Attributes:
         model: its full name.
         weights_sha256: of its weight file, None for a module that was not read from one.
+        weights_commit: of the Hub repository they were read from; None for bundled and local ones.
         dataset, split, n: what it was measured on, and the number of samples (images, or windows).
         metrics: name -> value; fractions lie in [0, 1].
         intervals: name -> [low, high], 95 %, where one exists.
         baselines: name of a baseline -> its metrics on the same samples.
         seed: of the training run, None where unknown.
-        settings: what else defines the number (horizon, batch size, preparation of inputs).
+        settings: what else defines the number (horizon, preparation of inputs), with the benchmark's name and the two
+            flags of leakage.
         data_fingerprint: hash of the samples.
         versions: of the libraries.
         configurations_tested: how many configurations of this model ever met this split; None where unknown.
         details: the same forecasts by the errors of GIFT-Eval, under its column names; empty elsewhere.
-        seconds: what the measurement took.
+        seconds: what the measurement took, its baselines left out.
+        threads: of all processes together, that took so long; None where unknown.
     """
 
     model: str
     weights_sha256: str | None = None
+    weights_commit: str | None = None
     dataset: str
     split: str
     n: int
@@ -49,6 +54,29 @@ class ResultRow:
     configurations_tested: int | None = None
     details: dict[str, float] = field(default_factory=dict)
     seconds: float
+    threads: int | None = None
+
+    @property
+    def benchmark(self) -> str:
+        """The registered benchmark's name, also of a row that does not state it; the data set's where it is of none."""
+        horizon = self.settings.get("horizon")
+        registered = benchmark_of(self.dataset, horizon) if self.split == "test" else None
+        return str(self.settings.get("benchmark") or registered or self.dataset)
+
+    @property
+    def task(self) -> str:
+        """``image-classification`` or ``time-series-forecasting``."""
+        return "image-classification" if "top1" in self.metrics else "time-series-forecasting"
+
+    @property
+    def trained_on_this_dataset(self) -> bool | None:
+        """Whether the model was trained on rows of the same data; None where unknown."""
+        return self.settings.get("trained_on_this_dataset")
+
+    @property
+    def testdata_leakage(self) -> bool | None:
+        """Whether it was trained on, or chosen by, a row that is tested; None where unknown."""
+        return self.settings.get("testdata_leakage")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""

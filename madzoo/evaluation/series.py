@@ -13,6 +13,7 @@ from torch import Tensor
 from madzoo.errors import ConfigError
 from madzoo.evaluation.baselines import LinearForecaster, SeasonalNaive, fit_linear
 from madzoo.evaluation.scaled_errors import coverage, gift_eval_errors, scaled_errors, seasonal_error
+from madzoo.evaluation.shard import ALONE, Shard
 from madzoo.layers.forecaster import Forecaster
 
 __all__ = ["LEVELS", "PooledWindows", "SeriesBenchmark", "SeriesScores", "evaluate_series", "series_baselines"]
@@ -104,10 +105,15 @@ class PooledWindows:
         return rows[:, : self.context_length], rows[:, self.context_length :]
 
 
-def evaluate_series(model: Forecaster, benchmark: SeriesBenchmark) -> SeriesScores:
+def evaluate_series(model: Forecaster, benchmark: SeriesBenchmark, *, shard: Shard = ALONE) -> SeriesScores:
     """Measures a forecaster on every window, item and target.
 
     A model that gives the median alone stands with it at every level, as fev-bench has it; it has no coverage.
+
+    Args:
+        model: any forecaster.
+        benchmark: its windows.
+        shard: the processes that share the batches.
 
     Raises:
         ConfigError: when the model has neither the nine levels within its range nor the median.
@@ -118,25 +124,52 @@ def evaluate_series(model: Forecaster, benchmark: SeriesBenchmark) -> SeriesScor
     past = [one for window in benchmark.windows for one, _ in window]
     shape = (len(benchmark.windows), len(benchmark.windows[0]))
     is_point = len(model.quantile_levels) == 1
-    quantiles, mean = model.predict(
-        past,
-        prediction_length=benchmark.horizon,
-        quantile_levels=(0.5,) if is_point else LEVELS,
-        batch_size=benchmark.batch_size,
-    )
-    q = quantiles.cpu().expand(*quantiles.shape[:-1], len(LEVELS)).unflatten(0, shape)
+    quantiles, mean = _forecasts(model, past, benchmark, (0.5,) if is_point else LEVELS, shard)
+    q = quantiles.expand(*quantiles.shape[:-1], len(LEVELS)).unflatten(0, shape)
     y = torch.stack([torch.stack([future for _, future in window]) for window in benchmark.windows])
     scale = torch.stack([seasonal_error(one, benchmark.seasonality) for one in past]).unflatten(0, shape)
     found = scaled_errors(y, q, scale, levels=LEVELS)
     metrics = {name: found[name] for name in benchmark.metrics}
     if not is_point:
         metrics["coverage_80"] = coverage(y, q[..., 0], q[..., -1])
-    details = gift_eval_errors(y, q, mean.cpu().unflatten(0, shape), scale, levels=LEVELS)
+    details = gift_eval_errors(y, q, mean.unflatten(0, shape), scale, levels=LEVELS)
     return SeriesScores(n=y[:, :, 0].numel(), metrics=metrics, details=details)
 
 
+def _forecasts(
+    model: Forecaster, past: Sequence[Tensor], benchmark: SeriesBenchmark, levels: Sequence[float], shard: Shard
+) -> tuple[Tensor, Tensor]:
+    """Returns quantiles and mean of every past; a batch is what ``predict`` itself would take at a time."""
+    batches = _batches(past, model.context_length, benchmark.batch_size)
+
+    def answer(index: Sequence[int]) -> tuple[Tensor, Tensor]:
+        quantiles, mean = model.predict(
+            [past[i] for i in index],
+            prediction_length=benchmark.horizon,
+            quantile_levels=levels,
+            batch_size=benchmark.batch_size,
+        )
+        return quantiles.cpu(), mean.cpu()
+
+    quantiles, means = zip(*shard.map(answer, batches), strict=True)
+    place = torch.tensor([i for index in batches for i in index]).argsort()
+    return torch.cat(quantiles)[place], torch.cat(means)[place]
+
+
+def _batches(past: Sequence[Tensor], context_length: int, size: int) -> list[list[int]]:
+    if size < 1:
+        raise ConfigError("batch_size is at least 1.", asked=size)
+    by_length: dict[int, list[int]] = {}
+    for place, one in enumerate(past):
+        by_length.setdefault(min(len(one), context_length), []).append(place)
+    return [same[start : start + size] for same in by_length.values() for start in range(0, len(same), size)]
+
+
 def series_baselines(benchmark: SeriesBenchmark) -> dict[str, dict[str, float]]:
-    """Returns the metrics of the last value, the last season and the linear map; none where the benchmark has none."""
+    """Returns the metrics of the last value, the last season and the linear map; none where the benchmark has none.
+
+    No model enters them.
+    """
     if benchmark.linear_context == 0:
         return {}
     longest = max(len(past) for window in benchmark.windows for past, _ in window)

@@ -9,12 +9,14 @@ from madzoo.data.images import image_batches
 from madzoo.data.load import load_image_split
 from madzoo.data.windows import Borders, split_windows
 from madzoo.errors import ConfigError
-from madzoo.evaluation import ClassificationBenchmark, ForecastingBenchmark
+from madzoo.evaluation import BENCHMARKS, ClassificationBenchmark, ForecastingBenchmark
+from madzoo.evaluation.leakage import NOTHING, BenchmarkRows, find_leakage
+from madzoo.evaluation.registered import benchmark_of
 from madzoo.geometry.report import sample_sha256
 from madzoo.workflows.report_data import check_task
 from madzoo.workflows.training_task import table_values
 
-__all__ = ["load_benchmark", "load_windows"]
+__all__ = ["leakage_flags", "load_benchmark", "load_images", "load_windows"]
 
 LITERATURE_HORIZONS = (96, 192, 336, 720)
 
@@ -49,13 +51,39 @@ def load_benchmark(
     if spec.task == "image-classification":
         if horizon is not None:
             raise ConfigError("images have no horizon.", asked=f"horizon={horizon} on {dataset}")
-        return _images(model, spec, split, batch_size, folder)
-    return load_windows(model, spec, split, horizon=_horizon(model, horizon), batch_size=batch_size, folder=folder)
+        return load_images(model, spec, split, batch_size=batch_size, folder=folder)
+    steps = _horizon(model, horizon)
+    flags = leakage_flags(model, _test_rows(spec.name), split=split)
+    return load_windows(model, spec, split, horizon=steps, batch_size=batch_size, folder=folder, settings=flags)
 
 
-def _images(
-    model: Any, spec: DatasetSpec, split: str, batch_size: int, folder: Path | str | None
+def leakage_flags(model: Any, rows: BenchmarkRows, *, split: str = "test") -> dict[str, bool | None]:
+    """Returns what a model has seen of a split, by the data set of its card; the flags are None where it names none.
+
+    Of a part that models are trained on or chosen by, a model of the same data has seen the rows.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    is_fitted = any(True for _ in model.parameters())
+    found = find_leakage(cfg.get("dataset") if is_fitted else NOTHING, rows)
+    leaked = found.testdata_leakage if split == "test" else found.trained_on_this_dataset
+    return {"trained_on_this_dataset": found.trained_on_this_dataset, "testdata_leakage": leaked}
+
+
+def load_images(
+    model: Any,
+    spec: DatasetSpec,
+    split: str,
+    *,
+    batch_size: int = 256,
+    folder: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> ClassificationBenchmark:
+    """Loads a split of an image set, prepared for a model; ``settings`` are recorded beside its own.
+
+    Raises:
+        ConfigError: when the split is unknown.
+        DataError: when the data cannot be read.
+    """
     data = load_image_split(spec, split, folder=folder)
     mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
     return ClassificationBenchmark(
@@ -63,7 +91,13 @@ def _images(
         split=split,
         batches=image_batches(data, mean=mean, std=std, batch_size=batch_size),
         data_fingerprint=data.fingerprint(),
-        settings=_settings(spec, mean=list(mean), std=list(std)),
+        settings=_settings(
+            spec,
+            **(settings or {}),
+            mean=list(mean),
+            std=list(std),
+            **leakage_flags(model, _test_rows(spec.name), split=split),
+        ),
     )
 
 
@@ -103,6 +137,11 @@ def load_windows(
             units="z-scores of the train rows",
         ),
     )
+
+
+def _test_rows(dataset: str) -> BenchmarkRows:
+    name = benchmark_of(dataset, LITERATURE_HORIZONS[0])
+    return BENCHMARKS[name].test_rows if name else BenchmarkRows(datasets=(dataset,))
 
 
 def _horizon(model: Any, asked: int | None) -> int:

@@ -7,13 +7,15 @@ from typing import Any
 
 from madzoo.checkpoint.folder import read_folder
 from madzoo.checkpoint.report_files import EVALUATION_FILE, read_report, write_report
-from madzoo.errors import CheckpointError, ConfigError, UnknownTagError
+from madzoo.errors import CheckpointError, ConfigError
 from madzoo.evaluation import ResultRow
 from madzoo.evaluation import evaluate as measure
+from madzoo.evaluation.evaluate import Benchmark
 from madzoo.evaluation.leaderboards import write_leaderboards
-from madzoo.factory import create_model
 from madzoo.workflows.benchmarks import load_benchmark
-from madzoo.workflows.series_benchmarks import load_benchmarks
+from madzoo.workflows.processes import process_shard
+from madzoo.workflows.registered_benchmarks import load_registered
+from madzoo.workflows.weights_record import create_measured, weights_record
 
 __all__ = ["ROLES", "evaluate", "record_rows"]
 
@@ -35,19 +37,24 @@ def evaluate(
     record_in: Path | str | None = None,
     out: Path | str | None = None,
 ) -> list[ResultRow]:
-    """Measures a model, with its own weights, on a data set of the catalog or a registered benchmark.
+    """Measures a model, with its own weights, on a data set of the catalog or on registered benchmarks.
+
+    Under torchrun the processes share every benchmark, each takes whole batches in turn; all return the same rows as
+    one process, and the first alone writes.
 
     Args:
         name: a model's name, or a checkpoint folder.
         dataset: for instance ``"fashion_mnist"`` or ``"etth1"``; None with a benchmark.
-        benchmark: one of :data:`madzoo.evaluation.BENCHMARKS`, or the beginning of several; it sets split and horizon.
+        benchmark: one of :data:`madzoo.evaluation.BENCHMARKS`, or the beginning of several, or such names with commas
+            between; it sets split and horizon.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         horizon: steps to forecast; see :func:`madzoo.workflows.benchmarks.load_benchmark`.
         data_dir: local data folder; see :func:`madzoo.data.catalog.data_dir`.
         batch_size: samples at a time; the numbers do not depend on it.
-        seed, configurations_tested: of the training run, for the record.
+        seed: of the training run, for the record; None: as the checkpoint's evaluation.json has it.
+        configurations_tested: of this model, that ever met the split, for the record.
         record_in: a checkpoint folder whose evaluation.json gets the rows; its weights must be the ones measured.
-        out: a folder that gets the rows as JSON, as a Markdown table, and in the leaderboards' formats.
+        out: a folder that gets the rows as JSON, CSV, Parquet, a Markdown table, and in the leaderboards' formats.
 
     Raises:
         ConfigError: when the data set is unknown, or not for this model; when there is not just one of data set and
@@ -59,40 +66,24 @@ def evaluate(
         asked = f"data set {dataset}, benchmark {benchmark}, split {split}, horizon {horizon}"
         todo = "a data set; or benchmark= alone, which sets split and horizon"
         raise ConfigError("a model is measured on a data set or on a benchmark.", asked=asked, todo=todo)
-    model = _create(name)
-    if benchmark is not None:
-        loaded = load_benchmarks(model, benchmark, batch_size=batch_size, folder=data_dir)
-    else:
-        loaded = [
-            load_benchmark(model, str(dataset), split=split, horizon=horizon, batch_size=batch_size, folder=data_dir)
-        ]
-    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
-    record = {
-        "name": str(getattr(model, "madzoo_name", name)),
-        "weights_sha256": cfg.get("sha256"),
-        "seed": seed,
-        "configurations_tested": configurations_tested,
-    }
-    rows = [row for one in loaded for row in measure(model, one, **record)]
-    if record_in is not None:
+    shared: Any = {"batch_size": batch_size, "folder": data_dir}
+
+    def load() -> tuple[Any, Sequence[Benchmark]]:
+        model = create_measured(name)
+        if benchmark is not None:
+            return model, load_registered(model, benchmark, **shared)
+        return model, [load_benchmark(model, str(dataset), split=split, horizon=horizon, **shared)]
+
+    shard = process_shard()
+    model, loaded = shard.together(load)
+    record: Any = weights_record(name, model, seed=seed) | {"configurations_tested": configurations_tested}
+    rows = [row for one in loaded for row in measure(model, one, **record, shard=shard)]
+    if shard.rank == 0 and record_in is not None:
         record_rows(record_in, rows)
-    if out is not None:
+    if shard.rank == 0 and out is not None:
         is_fitted = any(True for _ in model.parameters())
         write_leaderboards(rows, out, model_type=None if is_fitted else "statistical")
     return rows
-
-
-def _create(name: Path | str) -> Any:
-    """The model with its weights; one without a parameter needs none."""
-    if Path(name).is_dir():
-        return create_model(f"local-dir:{name}", pretrained=True).eval()
-    try:
-        return create_model(str(name), pretrained=True).eval()
-    except UnknownTagError:
-        model = create_model(str(name)).eval()
-        if any(True for _ in model.parameters()):
-            raise
-        return model
 
 
 def record_rows(folder: Path | str, rows: Sequence[ResultRow], *, role: str = "rows", label: str | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""A registered benchmark's name and a model in, the loaded benchmarks out, with what the model has seen of them."""
+"""A registered benchmark of series and a forecaster in, the loaded windows out, with what the model saw of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +12,17 @@ from madzoo.data.load import load_collection, load_table
 from madzoo.data.series_cuts import mean_per, rolling_cuts
 from madzoo.errors import ConfigError
 from madzoo.evaluation import BenchmarkSpec, ForecastingBenchmark, SeriesBenchmark, find_benchmarks
-from madzoo.evaluation.leakage import NOTHING, find_leakage
 from madzoo.evaluation.series import LEVELS
 from madzoo.geometry.report import sample_sha256
-from madzoo.workflows.benchmarks import load_windows
+from madzoo.workflows.benchmarks import leakage_flags, load_windows
 
-__all__ = ["load_benchmarks"]
+__all__ = ["load_benchmarks", "load_series"]
 
 
 def load_benchmarks(
     model: Any, name: str, *, batch_size: int = 256, folder: Path | str | None = None
 ) -> list[ForecastingBenchmark | SeriesBenchmark]:
-    """Loads a registered benchmark, or every one whose name begins so.
+    """Loads a registered benchmark of series, or every one whose name begins so.
 
     Args:
         model: a forecaster; its card's data set decides the leakage flags.
@@ -32,20 +31,29 @@ def load_benchmarks(
         folder: local data folder; see :func:`madzoo.data.catalog.data_dir`.
 
     Raises:
-        ConfigError: when no benchmark has that name, or the model does not forecast.
+        ConfigError: when no benchmark of series has that name, or the model does not forecast.
+        DataError: when the data cannot be read.
+    """
+    specs = find_benchmarks(name)
+    series = [spec for spec in specs if isinstance(spec, BenchmarkSpec)]
+    if len(series) < len(specs):
+        raise ConfigError("a benchmark of images holds no series.", asked=name)
+    return [load_series(model, spec, batch_size=batch_size, folder=folder) for spec in series]
+
+
+def load_series(
+    model: Any, spec: BenchmarkSpec, *, batch_size: int = 256, folder: Path | str | None = None
+) -> ForecastingBenchmark | SeriesBenchmark:
+    """Loads one registered benchmark of series.
+
+    Raises:
+        ConfigError: when the model does not forecast.
         DataError: when the data cannot be read.
     """
     if batch_size < 1:
         raise ConfigError("batch_size is at least 1.", asked=batch_size)
-    specs = find_benchmarks(name)
     if getattr(model, "task", None) != "time-series-forecasting":
-        raise ConfigError("the model does not forecast.", asked=f"{type(model).__name__} on {name}")
-    return [_load(model, spec, batch_size, folder) for spec in specs]
-
-
-def _load(
-    model: Any, spec: BenchmarkSpec, batch_size: int, folder: Path | str | None
-) -> ForecastingBenchmark | SeriesBenchmark:
+        raise ConfigError("the model does not forecast.", asked=f"{type(model).__name__} on {spec.name}")
     settings = _settings(model, spec)
     if spec.num_windows == 0:
         table = find_dataset(spec.datasets[0])
@@ -80,9 +88,6 @@ def _load(
 
 
 def _settings(model: Any, spec: BenchmarkSpec) -> dict[str, Any]:
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    is_fitted = any(True for _ in model.parameters())
-    leakage = find_leakage(cfg.get("dataset") if is_fitted else NOTHING, spec.test_rows)
     settings = {
         "benchmark": spec.name,
         "horizon": spec.horizon,
@@ -92,8 +97,7 @@ def _settings(model: Any, spec: BenchmarkSpec) -> dict[str, Any]:
         "domain": spec.domain,
         "context_length": model.context_length,
         "train_rows": spec.train_rows,
-        "trained_on_this_dataset": leakage.trained_on_this_dataset,
-        "testdata_leakage": leakage.testdata_leakage,
+        **leakage_flags(model, spec.test_rows),
     }
     if spec.num_windows:
         settings |= {

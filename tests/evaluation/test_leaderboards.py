@@ -128,7 +128,8 @@ def test_the_table_has_a_line_for_the_model_and_for_each_baseline():
 
 def test_rows_of_other_benchmarks(tmp_path):
     ltsf = row(dataset="etth1", metrics={"mse": 0.4}, details={})
-    assert [path.name for path in write_leaderboards([ltsf], tmp_path)] == ["results.json", "results.md"]
+    written = [path.name for path in write_leaderboards([ltsf], tmp_path)]
+    assert written == ["results.json", "results.csv", "results.parquet", "results.md"]
     for reader in (fev_row, gift_row):
         with pytest.raises(ConfigError, match=r"the row (is of|holds) no"):
             reader(ltsf)

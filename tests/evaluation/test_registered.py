@@ -3,8 +3,9 @@
 import pytest
 
 from madzoo.errors import ConfigError
-from madzoo.evaluation import BENCHMARKS, find_benchmarks
+from madzoo.evaluation import BENCHMARKS, BenchmarkSpec, find_benchmarks
 from madzoo.evaluation.leakage import BenchmarkRows, Leakage, find_leakage
+from madzoo.evaluation.registered import benchmark_of
 
 
 def test_names_stand_for_one_or_for_a_family():
@@ -20,8 +21,35 @@ def test_names_stand_for_one_or_for_a_family():
         find_benchmarks("fev-et")
 
 
+def test_commas_join_names_and_nothing_is_named_twice():
+    names = [spec.name for spec in find_benchmarks("fev-ett-1d, cifar10,fev-ett")]
+    assert names == ["fev-ett-1d", "cifar10", "fev-ett-1h", "fev-ett-1w"]
+    with pytest.raises(ConfigError, match="no benchmark is named 'cifar11'"):
+        find_benchmarks("cifar10,cifar11")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "horizon", "name"),
+    [
+        ("etth1", 96, "ltsf-etth1-96"),
+        ("exchange_rate", 720, "ltsf-exchange-720"),
+        ("monash-m3-other", 8, "monash-m3-other"),
+        ("cifar10", None, "cifar10"),
+        ("etth1", 24, None),
+        ("citylearn", 96, None),
+    ],
+)
+def test_a_card_row_belongs_to_the_benchmark_of_its_data_and_horizon(dataset, horizon, name):
+    assert benchmark_of(dataset, horizon) == name
+
+
 def test_every_record_says_what_it_tests():
+    images = {name for name, spec in BENCHMARKS.items() if not isinstance(spec, BenchmarkSpec)}
+    assert images == {"fashion_mnist", "cifar10", "imagenette_128"}
     for spec in BENCHMARKS.values():
+        assert spec.train_rows and set(spec.datasets) and spec.metrics
+        assert isinstance(spec, BenchmarkSpec) or spec.test_rows.datasets == (spec.name,)
+    for spec in (one for one in BENCHMARKS.values() if isinstance(one, BenchmarkSpec)):
         assert spec.horizon > 0 and spec.seasonality > 0 and spec.train_rows and set(spec.datasets)
         assert spec.linear_holdout >= spec.horizon or spec.num_windows == 0
         assert set(spec.datasets) <= set(spec.test_rows.datasets)
@@ -41,6 +69,9 @@ def test_every_record_says_what_it_tests():
         ("fev-ett-1h", "ltsf-etth2-720", True, True),
         ("weather", "ltsf-weather-96", True, False),
         ("weather", "monash-nn5-daily", False, False),
+        ("cifar10", "cifar10", True, False),
+        ("cifar10", "fashion_mnist", False, False),
+        (None, "cifar10", None, None),
         ("synthetic-frequencies-long+citylearn", "fev-ett-1h", False, False),
         ("synthetic+weather", "ltsf-weather-96", True, False),
         ("synthetic+etth1", "fev-ett-1d", True, True),
