@@ -17,8 +17,10 @@ for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "M
     os.environ.pop(variable, None)
 
 import torch  # noqa: E402
+from hub_server import serve_hub  # noqa: E402
 
 from madzoo._torchvision_shim import ensure_torchvision  # noqa: E402
+from madzoo.checkpoint import network  # noqa: E402
 
 torch.set_num_threads(1)
 ensure_torchvision()
@@ -39,6 +41,28 @@ def only_loopback(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def hub_process():
+    with serve_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_process, monkeypatch):
+    """An empty Hub on loopback that HF_ENDPOINT names; nobody is logged in, and requests never wait."""
+    monkeypatch.setenv("HF_ENDPOINT", hub_process.url)
+    monkeypatch.setattr(network, "PAUSES", (0.0, 0.0))
+    yield hub_process
+    hub_process.clear()
+
+
+@pytest.fixture
+def alice(hub, monkeypatch):
+    """Logs in as alice, who may also write under madzoo-org."""
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    return "alice"
 
 
 @pytest.fixture(scope="session")

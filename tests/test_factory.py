@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import serve_hub
 from huggingface_hub import constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +20,6 @@ from torch import nn
 
 import madzoo.factory
 from madzoo.checkpoint import folder as folder_module
-from madzoo.checkpoint import network
 from madzoo.checkpoint.folder import Checkpoint, write_folder
 from madzoo.checkpoint.weights import sha256_of
 from madzoo.errors import CheckpointError, ConfigError, DownloadError, MadzooError, UnknownModelError, UnknownTagError
@@ -44,20 +42,6 @@ def family(tmp_path, monkeypatch):
     weights = {"data": CFG, "authors": PretrainedCfg(hub_id="bob/tiny", filename="tiny.pth")}
     with registered_tiny("test_tiny", weights), registered_bare("test_bare"):
         yield
-
-
-@pytest.fixture(scope="module")
-def hub_process():
-    with serve_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(hub_process, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", hub_process.url)
-    monkeypatch.setattr(network, "PAUSES", (0.0, 0.0))
-    yield hub_process
-    hub_process.clear()
 
 
 def write(path, model=None, **changes) -> Checkpoint:

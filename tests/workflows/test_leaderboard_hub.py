@@ -4,22 +4,10 @@ import csv
 import json
 import logging
 
-import pytest
-from hub_server import serve_hub
-
-from madzoo.checkpoint import network
 from madzoo.checkpoint.folder import find_bundled
 from madzoo.workflows.leaderboard import leaderboard
 
 NAME = "patch_s4d_nano_512_96.etth1"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(network, "PAUSES", (0.0, 0.0))
-    with serve_hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        yield hub
 
 
 def test_an_authors_models_are_read_without_their_weights(hub, tmp_path, monkeypatch, caplog):

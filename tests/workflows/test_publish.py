@@ -6,31 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import serve_hub
 
-from madzoo.checkpoint import network
 from madzoo.checkpoint.folder import bundled_root
 from madzoo.errors import CheckpointError, ConfigError, UploadError
 from madzoo.workflows.publish import publish
 
 NAMES = ("patch_s4d_nano_512_96.etth1", "patch_s4d_nano_512_96.etth2", "patch_s4d_nano_512_96.ettm1")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "publish.py"
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's own request
-
-
-@pytest.fixture(scope="module")
-def hub_process():
-    with serve_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(hub_process, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", hub_process.url)
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    monkeypatch.setattr(network, "PAUSES", (0.0, 0.0))
-    yield hub_process
-    hub_process.clear()
+pytestmark = [
+    pytest.mark.usefixtures("alice"),
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # of huggingface_hub's own request
+]
 
 
 @pytest.fixture
