@@ -1,8 +1,10 @@
 """How to command the Hub: in whose name, with how much patience, and what its refusals mean to the person who asked."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from huggingface_hub import HfApi, errors, get_session, get_token
 from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
@@ -43,8 +45,9 @@ def translated(kind: type[HubError], *, asked: str) -> Iterator[None]:
     Raises:
         HubError: of the ``kind`` given, naming what was asked, the Hub, why it failed and what to do.
     """
-    session = get_session()
+    session, repeats = get_session(), _Repeats()
     patience, session.timeout = session.timeout, TIMEOUT
+    hooks, session.event_hooks = session.event_hooks, {"request": [repeats.ask], "response": [repeats.hear]}
     try:
         yield
     except MadzooError:
@@ -53,7 +56,37 @@ def translated(kind: type[HubError], *, asked: str) -> Iterator[None]:
         cause = _cause(error)
         raise kind(f"{_explain(cause)}.", asked=asked, looked=endpoint(), todo=_remedy(cause)) from error
     finally:
-        session.timeout = patience
+        session.timeout, session.event_hooks = patience, hooks
+
+
+class _Repeats:
+    """Ends requests that are made again and again: huggingface_hub repeats one five times, each time in full patience.
+
+    An upload waits half as long for its answer, so that it is tried twice before patience ends.
+    """
+
+    def __init__(self) -> None:
+        self.since: dict[tuple[str, str], float] = {}
+
+    def ask(self, request: Any) -> None:
+        """Notes when a request was first made; refuses to make it again when that is too long ago.
+
+        Raises:
+            TimeoutError: which huggingface_hub does not take for a reason to try again.
+        """
+        if request.method == "POST":  # which huggingface_hub makes once, and push only after it has looked
+            return
+        began = self.since.setdefault((request.method, str(request.url)), time.monotonic())
+        waited = time.monotonic() - began
+        if waited >= TIMEOUT:
+            raise TimeoutError(f"{request.url.host} has not answered for {waited:.0f} seconds")
+        if request.method == "PUT":
+            request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), TIMEOUT / 2)
+
+    def hear(self, response: Any) -> None:
+        """Forgets a request that was answered."""
+        if response.status_code < 500:
+            self.since.pop((response.request.method, str(response.request.url)), None)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -90,7 +123,7 @@ def _explain(error: BaseException) -> str:
         return by_status.get(status, f"the Hub answered {status} ({told})")
     stranger = f"what answered is not the Hub, or only half of it ({told})"
     by_kind = {
-        HTTPError: f"the Hub cannot be reached ({told})",
+        HTTPError | TimeoutError: f"the Hub cannot be reached ({told})",
         json.JSONDecodeError: stranger,
         LookupError: stranger,
         TypeError: stranger,
@@ -110,7 +143,7 @@ def _remedy(error: BaseException) -> str:
     if status == 400 or (isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError)):
         return "mend what the Hub names, and the same command again"
     later = "the same command again later"
-    return later if isinstance(error, HTTPError) else f"{later}; HF_HUB_DISABLE_XET=1 for large files without xet"
+    return later if isinstance(error, HTTPError | TimeoutError) else f"{later}; HF_HUB_DISABLE_XET=1 for large files without xet"
 
 
 def _told(error: BaseException) -> str:

@@ -133,6 +133,19 @@ def test_nothing_is_waited_for_without_end(repo, checked, monkeypatch):
     assert get_session().timeout == before
 
 
+def test_a_storage_host_that_stays_silent_is_given_up(repo, checked, monkeypatch):
+    monkeypatch.setattr(client, "TIMEOUT", 1.0)
+    repo.fail("PUT", "/lfs-upload/", "silent", times=None)
+    started = time.monotonic()
+    with pytest.raises(UploadError, match="has not answered for"):
+        sent(checked)
+    assert time.monotonic() - started < 5.0
+    assert state(repo) == OLD
+    repo.faults.clear()
+    sent(checked)
+    assert is_whole(repo, checked)
+
+
 def test_a_page_of_a_hotel_is_no_hub(repo, checked):
     repo.fail("GET", "/api/models/", "html", times=None)
     with pytest.raises(UploadError, match="what answered is not the Hub"):
