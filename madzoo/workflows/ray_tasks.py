@@ -10,7 +10,7 @@ from madzoo.errors import ConfigError
 from madzoo.workflows.evaluate_pair import Outcome, measure_pair
 
 try:  # an extra: pip install "madzoo[ray]"
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]
 except ImportError:
     ray = None
 
