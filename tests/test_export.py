@@ -39,6 +39,7 @@ def outputs_of_program_and_model(model, shape):
     return [program(batch) for batch in batches], [model(batch) for batch in batches]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @EXPORTER_WARNINGS
 @pytest.mark.skipif(kernel_library() is None, reason="without compiled kernels a program writes every position out")

@@ -1,7 +1,7 @@
 """What every forecaster promises of any series: finite, sorted, in the units of the input, whatever is missing.
 
 Parametrised over the registry and the bundled weights: a new family is held to it by being registered. The smallest
-architecture of a family meets fifty random inputs, its other ones and every set of weights some.
+architecture of a family meets thirty random inputs, every set of weights and every architecture without one some.
 """
 
 import math
@@ -31,10 +31,12 @@ def chosen():
     for name in sorted(sizes, key=lambda name: (sizes[name], name)):
         if sizes[name] <= SMALL:
             families.setdefault(model_info(name).family, []).append(name)
-    random = [(name, False, 50 if name == names[0] else 4) for names in families.values() for name in names]
     folders = (path.name for path in bundled_root().iterdir() if path.is_dir())
     bundled = [name for name in folders if model_info(name.partition(".")[0]).task == TASK]
-    return random + [(name, True, 15) for name in sorted(bundled)]
+    weighted = {name.partition(".")[0] for name in bundled}
+    random = [(names[0], False, 30 if sizes[names[0]] < SMALL / 4 else 10) for names in families.values()]
+    random += [(name, False, 3) for names in families.values() for name in names[1:] if name not in weighted]
+    return random + [(name, True, 8) for name in sorted(bundled)]
 
 
 MODELS = [pytest.param(*case, id=case[0]) for case in chosen()]

@@ -54,7 +54,9 @@ def unbroken(tmp_path_factory):
     return outcome(folder)
 
 
-@pytest.mark.parametrize("when", ["epoch", "write", "validation"])
+@pytest.mark.parametrize(
+    "when", ["write", *(pytest.param(when, marks=pytest.mark.slow) for when in ("epoch", "validation"))]
+)
 def test_killed_and_resumed_equals_unbroken(tmp_path, unbroken, when):
     killed = forked(tmp_path, when)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
