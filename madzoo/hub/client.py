@@ -143,7 +143,8 @@ def _remedy(error: BaseException) -> str:
     if status == 400 or (isinstance(error, ValueError) and not isinstance(error, HTTPError | json.JSONDecodeError)):
         return "mend what the Hub names, and the same command again"
     later = "the same command again later"
-    return later if isinstance(error, HTTPError | TimeoutError) else f"{later}; HF_HUB_DISABLE_XET=1 for large files without xet"
+    is_network = isinstance(error, HTTPError | TimeoutError)
+    return later if is_network else f"{later}; HF_HUB_DISABLE_XET=1 for large files without xet"
 
 
 def _told(error: BaseException) -> str:
