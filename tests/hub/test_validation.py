@@ -145,7 +145,7 @@ def test_too_large_a_text(folder):
         ("smtp://me:hunter2@mail.org", "a login inside an address"),
         ('"password": "correct-horse"', "a password"),
         ("API_KEY=0123456789abcdef", "a password"),
-        ("see /work/runs/a", "an absolute path"),
+        ("see /srv/runs/a", "an absolute path"),
         ("(/data/etth1.csv)", "an absolute path"),
         ('"/mnt/disk"', "an absolute path"),
         ("left in /tmp", "a path of a home or scratch folder"),
