@@ -1,5 +1,6 @@
 """The ground every test stands on: one thread, private caches, no network."""
 
+import logging
 import os
 import socket
 import tempfile
@@ -19,6 +20,7 @@ for variable in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_CACHE", "M
 import torch  # noqa: E402
 from hub_server import serve_hub  # noqa: E402
 
+from madzoo import cli  # noqa: E402
 from madzoo._torchvision_shim import ensure_torchvision  # noqa: E402
 from madzoo.checkpoint import network  # noqa: E402
 
@@ -63,6 +65,24 @@ def alice(hub, monkeypatch):
     """Logs in as alice, who may also write under madzoo-org."""
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     return "alice"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs ``madzoo ...``; returns (exit code, stdout, stderr)."""
+    logger = logging.getLogger("madzoo")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["madzoo", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The command line: what it prints, and one clear line with exit code 2 for everything that goes wrong."""
 
 import json
-import logging
 
 import pytest
 import torch
@@ -12,24 +11,6 @@ from madzoo import cli
 from madzoo.checkpoint.folder import write_folder
 from madzoo.factory import create_model
 from madzoo.models.series.patch_s4d import PatchS4D
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs ``madzoo ...``; returns (exit code, stdout, stderr)."""
-    logger = logging.getLogger("madzoo")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "level", logger.level)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["madzoo", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """``madzoo evaluate`` on the command line: one model, several benchmarks, the whole zoo, and what it refuses."""
 
 import json
-import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from madzoo import cli
 from madzoo.evaluation.result_files import read_results
 from madzoo.workflows.card_rows import card_rows
 from tests.workflows.tiny_data import make_classifier, make_data, make_forecaster
@@ -22,21 +21,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def run(run):
     """Runs ``madzoo evaluate ...``; returns (exit code, stdout, stderr)."""
-    logger = logging.getLogger("madzoo")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "level", logger.level)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["madzoo", "evaluate", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
+    return partial(run, "evaluate")
 
 
 def test_a_model_on_several_benchmarks(run, data: Path, tmp_path: Path) -> None:

@@ -121,7 +121,10 @@ def family_of(name: str) -> str:
 
 
 def parameters_of(name: str) -> int | None:
-    """Counts the parameters of a registered name without making them; None for any other name."""
+    """Counts the parameters of a registered name without making them.
+
+    None for any other name, and for a model that cannot be built without memory: the page then shows no number.
+    """
     if not PLAIN.fullmatch(name):
         return None
     try:

@@ -1,6 +1,5 @@
 """``madzoo push``, ``pull`` and ``search`` on a Hub on loopback: what they print, and one line for what goes wrong."""
 
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -8,26 +7,7 @@ from pathlib import Path
 import pytest
 from hub.published import FORECASTER, files_of, made
 
-from madzoo import cli
 from madzoo.checkpoint.folder import find_bundled
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs ``madzoo ...``; returns (exit code, stdout, stderr)."""
-    logger = logging.getLogger("madzoo")
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "level", logger.level)
-
-    def run(*words):
-        monkeypatch.setattr("sys.argv", ["madzoo", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
 
 
 def test_push_search_pull(hub, alice, run, tmp_path):

@@ -101,8 +101,11 @@ def test_trickle_ends(hub, fetch, files, where):
 
 def test_slow_body_that_moves_arrives(hub, fetch, files):
     hub.push(REPO, files)
-    hub.fail("GET", "/", "slow", times=None, delay=0.002, chunk=1024)
+    hub.fail("GET", "/", "slow", times=None, delay=0.02, chunk=1024)
+    start = time.monotonic()
     fetch()
+    assert time.monotonic() - start > 2 * patience.READ  # it was slow, and that was no reason to give it up
+    assert hub.leaks == set()
 
 
 @pytest.mark.parametrize("fault", ["hangs", "fails", "lies"])
