@@ -11,7 +11,7 @@ from madzoo.workflows.study_figures import CONVENTIONS, LABELS, draw_conventions
 from madzoo.workflows.study_networks import LOST
 from madzoo.workflows.study_statistics import PROPERTIES, correlations, last, mean_kept
 
-__all__ = ["BLOCKS", "render_page", "table", "write_page"]
+__all__ = ["BLOCKS", "fill_page", "render_page", "table", "write_page"]
 
 Study = Mapping[str, Any]
 Groups = dict[str, list[Mapping[str, Any]]]
@@ -24,14 +24,38 @@ def write_page(study: Study, page: Path) -> None:
     Raises:
         DataError: when the page lacks the markers of a block, or is not there.
     """
+    groups = by_network(study)
+    figures = {
+        "_training": lambda path: draw_training(groups, path),
+        "_properties": lambda path: draw_properties(common(groups), path),
+        "_conventions": lambda path: draw_conventions(groups, path),
+    }
+    fill_page(study, page, blocks=BLOCKS, figures=figures)
+
+
+def fill_page(
+    study: Study,
+    page: Path,
+    *,
+    blocks: Mapping[str, Callable[[Study], str]],
+    figures: Mapping[str, Callable[[Path], None]],
+) -> None:
+    """Draws a study's figures beside its page and writes the page's blocks.
+
+    Args:
+        study: the values.
+        page: the file, with the markers of every block.
+        blocks: what to write, by name.
+        figures: what draws each figure, by what its file's name has after the page's.
+
+    Raises:
+        DataError: when the page lacks the markers of a block, or is not there.
+    """
     if not page.is_file():
         raise DataError("the page that holds the markers is missing.", asked=page)
-    groups = by_network(study)
-    stem = page.with_suffix("").name
-    draw_training(groups, page.with_name(f"{stem}_training.png"))
-    draw_properties(common(groups), page.with_name(f"{stem}_properties.png"))
-    draw_conventions(groups, page.with_name(f"{stem}_conventions.png"))
-    page.write_text(render_page(study, page.read_text()))
+    for ending, draw in figures.items():
+        draw(page.with_name(f"{page.stem}{ending}.png"))
+    page.write_text(render_page(study, page.read_text(), blocks))
 
 
 def render_page(study: Study, text: str, blocks: Mapping[str, Callable[[Study], str]] | None = None) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from madzoo.errors import DataError
-from madzoo.workflows.study_page import render_page, table
+from madzoo.workflows.study_page import fill_page, table
 from madzoo.workflows.study_sequence_figure import TITLES, draw, label_of
 
 __all__ = ["BLOCKS", "write_page"]
@@ -20,10 +19,7 @@ def write_page(study: Study, page: Path) -> None:
     Raises:
         DataError: when the page lacks the markers of a block, or is not there.
     """
-    if not page.is_file():
-        raise DataError("the page that holds the markers is missing.", asked=page)
-    draw(study, page.with_suffix(".png"))
-    page.write_text(render_page(study, page.read_text(), BLOCKS))
+    fill_page(study, page, blocks=BLOCKS, figures={"": lambda path: draw(study, path)})
 
 
 def setup(study: Study) -> str:

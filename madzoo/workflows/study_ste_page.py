@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from madzoo.errors import DataError
-from madzoo.workflows.study_page import render_page, table
+from madzoo.workflows.study_page import fill_page, table
 from madzoo.workflows.study_ste_figures import ESTIMATORS, NETWORK_LABELS, draw_known, draw_training
 from madzoo.workflows.study_ste_statistics import (
     Run,
@@ -31,12 +30,11 @@ def write_page(study: Study, page: Path) -> None:
     Raises:
         DataError: when the page lacks the markers of a block, or is not there.
     """
-    if not page.is_file():
-        raise DataError("the page that holds the markers is missing.", asked=page)
-    stem = page.with_suffix("").name
-    draw_known(study["toys"], page.with_name(f"{stem}_known.png"))
-    draw_training(study, page.with_name(f"{stem}_training.png"))
-    page.write_text(render_page(study, page.read_text(), BLOCKS))
+    figures = {
+        "_known": lambda path: draw_known(study["toys"], path),
+        "_training": lambda path: draw_training(study, path),
+    }
+    fill_page(study, page, blocks=BLOCKS, figures=figures)
 
 
 def two_level(study: Study) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from madzoo.errors import DataError
-from madzoo.workflows.study_page import render_page
+from madzoo.workflows.study_page import fill_page
 from madzoo.workflows.study_valleys_figures import NETWORK_LABELS, draw_known, draw_training, select
 from madzoo.workflows.study_valleys_known import KNOWN, signed
 from madzoo.workflows.study_valleys_tables import REAL, last, rounded
@@ -22,12 +21,11 @@ def write_page(study: Study, page: Path) -> None:
     Raises:
         DataError: when the page lacks the markers of a block, or is not there.
     """
-    if not page.is_file():
-        raise DataError("the page that holds the markers is missing.", asked=page)
-    stem = page.with_suffix("").name
-    draw_known(study["toys"], page.with_name(f"{stem}_known.png"))
-    draw_training(study, page.with_name(f"{stem}_training.png"))
-    page.write_text(render_page(study, page.read_text(), BLOCKS))
+    figures = {
+        "_known": lambda path: draw_known(study["toys"], path),
+        "_training": lambda path: draw_training(study, path),
+    }
+    fill_page(study, page, blocks=BLOCKS, figures=figures)
 
 
 def summary(study: Study) -> str:
