@@ -8,41 +8,33 @@ The study itself is madzoo/workflows/study_dimension.py; data come from --data-d
 """
 
 import argparse
-import json
-from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
+
+from study_command import StudyCommand, tell
 
 from madzoo.workflows.study_dimension import QUICK, Protocol, load_pictures, run_study
 from madzoo.workflows.study_page import write_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "studies" / "local_dimension.md"
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains and measures."""
+    protocol = QUICK if args.quick else Protocol()
+    return run_study(load_pictures(protocol, folder=args.data_dir), protocol, workers=args.workers, tell=tell)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data-dir", type=Path, help="folder of Parquet data sets; else MADZOO_DATA_DIR, else the Hub")
+def ask_workers(parser: argparse.ArgumentParser) -> None:
+    """Adds the number of processes."""
     parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--json", type=Path, default=PAGE.with_suffix(".json"))
-    parser.add_argument("--page", type=Path, default=PAGE, help="page between whose markers the numbers are written")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--render", action="store_true", help="do not run anything: read the JSON")
-    what.add_argument("--quick", action="store_true", help="few pictures and epochs; give other files than the study's")
-    return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the study, or reads what it found, and writes the page."""
-    args = parse(arguments)
-    if args.quick and args.json == PAGE.with_suffix(".json"):
-        raise SystemExit("--quick would overwrite the study: give --json and --page")
-    if not args.render:
-        protocol = QUICK if args.quick else Protocol()
-        pictures = load_pictures(protocol, folder=args.data_dir)
-        study = run_study(pictures, protocol, workers=args.workers, tell=lambda line: print(line, flush=True))
-        args.json.write_text(json.dumps(study, indent=1) + "\n")
-    write_page(json.loads(args.json.read_text()), args.page)
-
+main = StudyCommand(
+    description="Measures the local dimension of five small networks during training.",
+    name="local_dimension",
+    run=run,
+    write_page=write_page,
+    keeps_runs=False,
+    options=ask_workers,
+)
 
 if __name__ == "__main__":
     main()
