@@ -60,7 +60,10 @@ def usage(records: CardRecords) -> str:
             'print(forecast[["timestamp", "predictions"]])'
         )
         code = f"import pandas\n\n{code}"
-    return f"```python\nimport madzoo\n{code}\n```"
+    elsewhere = (
+        "Where `madzoo list` does not show that name, `local-dir:FOLDER` or `hf-hub:ORG/REPO` stands in its place."
+    )
+    return f"```python\nimport madzoo\n{code}\n```\n\n{elsewhere}"
 
 
 def results(records: CardRecords) -> str:
@@ -209,7 +212,7 @@ def _mean_line(rows: list[Row], names: list[str]) -> list[str]:
     cells = []
     for name in names:
         values = [row.metrics[name] for row in rows if name in row.metrics]
-        spread = f" ± {show(name, statistics.stdev(values))}" if len(values) > 1 else ""
+        spread = f" ± {show(name, statistics.stdev(values), digits=2)}" if len(values) > 1 else ""
         cells.append(show(name, statistics.fmean(values)) + spread)
     return [f"**mean ± sd of {len(rows)} seeds**", *cells, f"{rows[0].n:,}", ""]
 

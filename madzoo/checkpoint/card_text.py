@@ -13,9 +13,9 @@ def samples(count: int) -> str:
     return "one sample" if count == 1 else f"{count:,} samples"
 
 
-def show(metric: str, value: float | None) -> str:
-    """Returns a metric, as per cent where it is a fraction."""
-    return percent(value) if metric in FRACTIONS else number(value)
+def show(metric: str, value: float | None, *, digits: int = 4) -> str:
+    """Returns a metric in so many digits, as per cent where it is a fraction."""
+    return percent(value) if metric in FRACTIONS else number(value, digits=digits)
 
 
 def percent(value: float | None) -> str:
@@ -23,9 +23,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def number(value: Any) -> str:
-    """Returns four digits, a dash where it is missing."""
-    return "-" if value is None else f"{value:.4g}"
+def number(value: Any, *, digits: int = 4) -> str:
+    """Returns so many digits, a dash where it is missing."""
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def table(lines: list[list[str]]) -> str:

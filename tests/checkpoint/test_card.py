@@ -105,7 +105,7 @@ def test_a_forecaster_shows_baselines_other_seeds_and_their_mean(tmp_path: Path)
     write_json(tmp_path / "evaluation.json", evaluation | {"other_seeds": seeds, "ablations": [ablation]})
     text = render_card(tmp_path)
     assert front(text)["pipeline_tag"] == "time-series-forecasting"
-    assert "| **mean ± sd of 3 seeds** | 0.3604 ± 0.01003 | 0.3933 ± 0.01155 | 10,000 |  |" in text
+    assert "| **mean ± sd of 3 seeds** | 0.3604 ± 0.01 | 0.3933 ± 0.012 | 10,000 |  |" in text
     assert "| baseline: seasonal naive | 0.5123 | 0.433 |" in text and "| scan removed | 0.41 |" in text
     assert "horizon 96" in text and "madzoo.forecast(" in text and "no standard error" in text
 
