@@ -26,7 +26,7 @@ def forecast(
         str | None, typer.Option(help="The step: h, D, W-SUN, MS, ...; default: found in the table.")
     ] = None,
     level: Annotated[
-        list[float] | None, typer.Option(help="A quantile level, repeatable; default: the model's own.")
+        list[float] | None, typer.Option(help="A quantile level, repeatable; default: 0.1 to 0.9, or the model's own.")
     ] = None,
     seasonality: Annotated[
         int | None, typer.Option(help="Steps of a season, for models that ask; default: the usual for the step.")

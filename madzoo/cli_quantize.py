@@ -26,7 +26,11 @@ def quantize(
     dataset: Annotated[str | None, typer.Option(help="A name of the catalog; default: what it was trained on.")] = None,
     seed: Annotated[int, typer.Option(help="Of calibration, order and augmentation.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder to write; default: runs/<arch>.<tag>-int<bits>.")
+        Path | None,
+        typer.Option(
+            help="Checkpoint folder to write; default: runs/<arch>.<tag>-int<bits>. Of an older run's weights there, "
+            "which are replaced, the reports go too; reports about the very same weights stay."
+        ),
     ] = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Meet the test part once; record the rows.")] = False,
     data_dir: DataDir = None,
@@ -48,4 +52,6 @@ def quantize(
     )  # fmt: skip
     if found.folder is not None:
         print_(quantize_table(found))
+    if found.dropped:
+        typer.echo(f"removed, for they were about the weights replaced: {', '.join(found.dropped)}", err=True)
     typer.echo(str(found))

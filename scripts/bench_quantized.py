@@ -63,6 +63,8 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     for way in args.ways:
         _parse(way)
+    if args.draws < 1 or args.group_size < 0:
+        parser.error("--draws is at least 1, --group-size at least 0")
     return args
 
 

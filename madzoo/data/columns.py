@@ -1,51 +1,99 @@
-"""The columns of a user's table: which one is time, which names the series, which hold values, and their content.
+"""The columns of a user's table: which one is time, which names the series, which hold values.
 
-Every doubt is a DataError of one line that names the column, and the row where there is one (counted from 1, without
-the header).
+A column may be labelled by anything; its name is the label's text. Every doubt is an error of one line that names the
+column.
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import is_datetime64_any_dtype, is_numeric_dtype
+from pandas.api.types import is_datetime64_any_dtype, is_hashable, is_numeric_dtype
 
-from madzoo.errors import DataError, nearest
+from madzoo.errors import ConfigError, DataError, nearest
 
-__all__ = ["ID_COLUMN", "TIMESTAMP_COLUMN", "find_ids", "find_targets", "find_time", "parse_time", "parse_values"]
+__all__ = [
+    "ID_COLUMN", "TIMESTAMP_COLUMN", "Label", "column_name", "column_names", "find_ids", "find_targets", "find_time",
+    "named_columns",
+]  # fmt: skip
+
+Label = str | int
 
 ID_COLUMN = "item_id"
 TIMESTAMP_COLUMN = "timestamp"
 ID_NAMES = (ID_COLUMN, "unique_id", "series_id")
 TIMESTAMP_NAMES = (TIMESTAMP_COLUMN, "date", "datetime", "time", "ds", "day", "week", "month", "year")
 
-# Offsets that change within a column, as where summer begins, have only UTC in common.
-DATE_FORMS: tuple[dict[str, Any], ...] = ({"format": "ISO8601"}, {}, {"format": "ISO8601", "utc": True})
+
+def named_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table whose columns are labelled by their names; the one given is left as it is.
+
+    Raises:
+        DataError: when it has no rows, or two columns of one name.
+    """
+    names = [str(label) for label in table.columns]
+    if table.empty:
+        raise DataError("the table has no rows.", looked=f"columns {', '.join(names)}" if names else None)
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DataError(f"two columns are named {sorted(twice)[0]!r}.", looked=", ".join(names))
+    return table.set_axis(names, axis=1)
 
 
-def find_ids(table: pd.DataFrame, asked: str) -> str | None:
+def column_name(asked: Any, option: str) -> str:
+    """Returns the name of the column that an option asks for by its label.
+
+    Raises:
+        ConfigError: when that is None or a list: an option is left out to ask for its default.
+    """
+    if asked is None or not is_hashable(asked):
+        raise ConfigError(f"{option} is the name of one column.", asked=f"{option}={asked}", todo=f"leave {option} out")
+    return str(asked)
+
+
+def column_names(asked: Any, option: str) -> list[str]:
+    """Returns the names of the columns that an option asks for by one label or a list of them.
+
+    Raises:
+        ConfigError: when a label is None or a list.
+    """
+    many = isinstance(asked, Iterable) and not isinstance(asked, (str, bytes))
+    return [column_name(label, option) for label in asked] if many else [column_name(asked, option)]
+
+
+def find_ids(table: pd.DataFrame, asked: Any) -> str | None:
     """Returns the column that names the series; the default name may be absent, or be one of its usual forms."""
-    if asked in table:
-        return asked
-    if asked != ID_COLUMN:
-        raise _no_column(table, asked, "id_column")
-    return next((name for name in table if str(name).lower() in ID_NAMES), None)
-
-
-def find_time(table: pd.DataFrame, asked: str, *, exclude: str | None) -> str:
-    """Returns the column of time; the default is looked for by usual names, then by type, then by content."""
-    if asked in table:
-        return asked
-    if asked != TIMESTAMP_COLUMN:
-        raise _no_column(table, asked, "timestamp_column")
-    columns = [name for name in table if name != exclude]
-    by_name = [name for known in TIMESTAMP_NAMES for name in columns if name.lower() == known]
-    by_type = [name for name in columns if is_datetime64_any_dtype(table[name])]
-    by_text = [name for name in columns if _is_dates(pd.Series(table[name]))]
-    for name in [*by_name, *by_type, *by_text]:
+    name = column_name(asked, "id_column")
+    if name in table:
         return name
+    if name != ID_COLUMN:
+        raise _no_column(table, name, "id_column")
+    return next((known for known in table if known.lower() in ID_NAMES), None)
+
+
+def find_time(table: pd.DataFrame, asked: Any, *, exclude: str | None) -> str:
+    """Returns the column of time; the default is looked for by usual names, then by type, then by content.
+
+    Args:
+        table: with named columns.
+        asked: the label of the column.
+        exclude: the column that names the series, which cannot be time.
+    """
+    name = column_name(asked, "timestamp_column")
+    if name in table:
+        if name == exclude:
+            asked = f"id_column={name}, timestamp_column={name}"
+            raise ConfigError(f"column {name!r} is asked for as the id and as the time.", asked=asked)
+        return name
+    if name != TIMESTAMP_COLUMN:
+        raise _no_column(table, name, "timestamp_column")
+    columns = [known for known in table if known != exclude]
+    by_name = [known for usual in TIMESTAMP_NAMES for known in columns if known.lower() == usual]
+    by_type = [known for known in columns if is_datetime64_any_dtype(table[known])]
+    by_text = [known for known in columns if _is_dates(pd.Series(table[known]))]
+    for known in [*by_name, *by_type, *by_text]:
+        return known
     raise DataError(
         "no time stamp column was found.",
         looked=f"columns {', '.join(columns)}",
@@ -53,12 +101,10 @@ def find_time(table: pd.DataFrame, asked: str, *, exclude: str | None) -> str:
     )
 
 
-def find_targets(table: pd.DataFrame, asked: str | Sequence[str] | None, *, exclude: set[str | None]) -> list[str]:
+def find_targets(table: pd.DataFrame, asked: Any, *, exclude: set[str | None]) -> list[str]:
     """Returns the columns to forecast; None asks for every other one."""
-    if asked is None:
-        targets = [name for name in table if name not in exclude]
-    else:
-        targets = [asked] if isinstance(asked, str) else list(asked)
+    everything = [name for name in table if name not in exclude]
+    targets = everything if asked is None else column_names(asked, "target")
     for name in targets:
         if name not in table:
             raise _no_column(table, name, "target")
@@ -69,53 +115,9 @@ def find_targets(table: pd.DataFrame, asked: str | Sequence[str] | None, *, excl
     return targets
 
 
-def parse_time(column: pd.Series) -> pd.Index:
-    """Returns dates, or integers."""
-    empty = np.asarray(column.isna())
-    if empty.any():
-        raise DataError(f"time stamp column {column.name!r} has an empty cell in row {_row(empty)}.")
-    if is_datetime64_any_dtype(column):
-        return pd.DatetimeIndex(column)
-    if not is_numeric_dtype(column):
-        return _parse_dates(column)
-    numbers = np.asarray(column, dtype=np.float64)
-    stray = ~np.isfinite(numbers) | (numbers % 1 != 0)
-    if stray.any():
-        found = f"{column.iloc[_row(stray) - 1]} in row {_row(stray)}"
-        raise DataError(f"time stamp column {column.name!r} holds {found}, neither a date nor an integer.")
-    return pd.Index(numbers.astype(np.int64))
-
-
-def _parse_dates(column: pd.Series) -> pd.DatetimeIndex:
-    reasons = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pandas says that it guessed day first; a wrong guess fails on a later row
-        for options in DATE_FORMS:
-            try:
-                return pd.DatetimeIndex(pd.to_datetime(column, **options))
-            except (ValueError, TypeError, OverflowError) as error:
-                reasons.append(str(error).splitlines()[0])
-    raise DataError(f"time stamp column {column.name!r} is unreadable: {reasons[1]}")
-
-
-def parse_values(column: pd.Series) -> np.ndarray:
-    """Returns float64 values, NaN where a cell is empty."""
-    values = np.asarray(pd.to_numeric(column, errors="coerce"), dtype=np.float64)
-    bad = np.isnan(values) & ~np.asarray(column.isna())
-    if bad.any() or is_datetime64_any_dtype(column):
-        found = f"{column.iloc[_row(bad) - 1]!r} in row {_row(bad)}" if bad.any() else "dates"
-        raise DataError(
-            f"column {column.name!r} is not numeric: it holds {found}.",
-            todo="target=..., the numeric columns; id_column=..., the column that names the series",
-        )
-    if np.isinf(values).any():
-        raise DataError(f"column {column.name!r} is infinite in row {_row(np.isinf(values))}.")
-    return values
-
-
 def _is_dates(column: pd.Series) -> bool:
-    sample = column.dropna().head(100)
-    if is_numeric_dtype(column) or len(sample) == 0:
+    sample = column.dropna().head(100).infer_objects()
+    if is_numeric_dtype(sample) or len(sample) == 0:
         return False
     return bool(np.asarray(pd.to_datetime(sample, errors="coerce", format="ISO8601").notna()).all())
 
@@ -123,7 +125,3 @@ def _is_dates(column: pd.Series) -> bool:
 def _no_column(table: pd.DataFrame, asked: str, option: str) -> DataError:
     todo = nearest(asked, table.columns)
     return DataError(f"there is no column {asked!r}.", asked=f"{option}={asked}", looked=", ".join(table), todo=todo)
-
-
-def _row(where: np.ndarray) -> int:
-    return int(np.flatnonzero(where)[0]) + 1

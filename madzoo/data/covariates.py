@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from madzoo.data.columns import ID_COLUMN, find_ids, find_time, parse_time, parse_values
-from madzoo.data.series import SINGLE_ITEM, Series
+from madzoo.data.column_values import parse_time, parse_values
+from madzoo.data.columns import ID_COLUMN, find_ids, find_time
+from madzoo.data.series import Series, rows_of_items
 from madzoo.errors import DataError, nearest
 
 __all__ = ["future_columns", "read_future", "read_past", "read_static"]
@@ -27,7 +28,7 @@ def read_past(
     """
     stamps = parse_time(pd.Series(table[timestamp_column]))
     columns = [parse_values(pd.Series(table[_known(table, name)])) for name in names]
-    return [np.stack([one.on_grid(stamps, column) for column in columns], axis=1) for one in series]
+    return [_side_by_side([one.on_grid(stamps, column) for column in columns], len(one.stamps)) for one in series]
 
 
 def read_static(table: pd.DataFrame, series: Sequence[Series], names: Sequence[str]) -> np.ndarray:
@@ -47,7 +48,6 @@ def read_static(table: pd.DataFrame, series: Sequence[Series], names: Sequence[s
 
 def future_columns(future: pd.DataFrame, *, id_column: str, timestamp_column: str) -> list[str]:
     """Returns the columns of a table of the future that are neither id nor time: the known-future covariates."""
-    future = future.set_axis([str(name) for name in future.columns], axis=1)
     ids = find_ids(future, id_column) if id_column in (*future, ID_COLUMN) else None
     try:
         time = find_time(future, timestamp_column, exclude=ids)
@@ -65,13 +65,10 @@ def read_future(
     Raises:
         DataError: when the table lacks a series, a step or a value, has a step twice, or a series that the past lacks.
     """
-    future = future.set_axis([str(name) for name in future.columns], axis=1)
     ids = find_ids(future, id_column)
     stamps = parse_time(pd.Series(future[find_time(future, timestamp_column, exclude=ids)]))
-    items = pd.Series(future[ids]) if ids is not None else pd.Series([SINGLE_ITEM] * len(future))
-    columns = [parse_values(pd.Series(future[name])) for name in names]
-    values = np.stack(columns, axis=1) if columns else np.empty((len(future), 0))
-    rows = items.reset_index(drop=True).groupby(items.to_numpy()).indices
+    values = _side_by_side([parse_values(pd.Series(future[name])) for name in names], len(future))
+    rows = rows_of_items(future, ids)
     if strangers := sorted(map(str, rows.keys() - {one.item_id for one in series})):
         raise DataError(
             f"future_df has series that the table of the past lacks: {', '.join(strangers[:5])}.",
@@ -96,6 +93,10 @@ def _future_of(one: Series, stamps: pd.Index, values: np.ndarray, rows: np.ndarr
     if np.isnan(found).any():
         raise DataError(f"a known-future covariate of series {one.item_id} is empty at a step to forecast.")
     return found
+
+
+def _side_by_side(columns: Sequence[np.ndarray], length: int) -> np.ndarray:
+    return np.stack(columns, axis=1) if columns else np.empty((length, 0))
 
 
 def _known(table: pd.DataFrame, name: str) -> str:

@@ -37,7 +37,7 @@ class RaggedWindows:
         self, series: Sequence[Tensor], *, context_length: int, prediction_length: int, starts: Sequence[int],
         stops: Sequence[int],
     ) -> None:  # fmt: skip
-        self.series, self.starts = series, starts
+        self.series, self.starts, self.stops = series, starts, stops
         self.context_length, self.prediction_length = context_length, prediction_length
         counts = [max(0, stop - prediction_length - start + 1) for start, stop in zip(starts, stops, strict=True)]
         self.ends = np.cumsum(counts)
@@ -63,6 +63,15 @@ class RaggedWindows:
         # The future of a constant past has no unit but its own.
         ahead = (future - location) / torch.where(scale > 0, scale, 1)
         return values.float(), ahead.clamp(-FURTHEST, FURTHEST).float()
+
+    def has_targets(self) -> bool:
+        """Returns whether any future holds an observed value."""
+        spans = zip(self.series, self.starts, self.stops, strict=True)
+        return any(
+            bool(one[start:stop].isfinite().any())
+            for one, start, stop in spans
+            if stop - start >= self.prediction_length
+        )
 
     def batches(self, most: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields at most so many windows, evenly spread over all."""

@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, find_ids, find_targets, find_time, parse_time, parse_values
-from madzoo.data.time_grid import Step, find_step, future_stamps, median_step, parse_step, regular_grid
+from madzoo.data.calendar_steps import find_step
+from madzoo.data.column_values import parse_time, parse_values
+from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN, Label, find_ids, find_targets, find_time, named_columns
+from madzoo.data.time_grid import Step, future_stamps, median_step, parse_step, regular_grid
 from madzoo.errors import DataError
 
-__all__ = ["Series", "read_series", "read_table"]
+__all__ = ["SINGLE_ITEM", "Series", "read_series", "read_table", "rows_of_items"]
 
 SINGLE_ITEM = "0"  # the item_id where a table names no series
 logger = logging.getLogger(__name__)
@@ -58,10 +60,10 @@ class Series:
 def read_series(
     source: str | Path | pd.DataFrame,
     *,
-    id_column: str = ID_COLUMN,
-    timestamp_column: str = TIMESTAMP_COLUMN,
-    target: str | Sequence[str] | None = None,
-    freq: str | int | None = None,
+    id_column: Label = ID_COLUMN,
+    timestamp_column: Label = TIMESTAMP_COLUMN,
+    target: Label | Sequence[Label] | None = None,
+    freq: Step | str | None = None,
 ) -> list[Series]:
     """Reads every series of a CSV file, a Parquet file or a data frame.
 
@@ -69,15 +71,17 @@ def read_series(
         source: a path, or the table itself, which is left as it is.
         id_column: names the series. The default is looked for under its usual names and may be absent.
         timestamp_column: time, as dates or integers. The default is looked for by usual names, then by type.
-        target: the column or columns to forecast; None takes every other column, which must then be numeric.
-        freq: the step, a pandas offset or (integer time) a number; None: the most common step of each series. A
-            series of one row then takes the step of the others, and without any a day (integer time: 1); one whose
-            rows lie on no grid is taken as equally spaced. A warning tells of both.
+        target: the column or columns to forecast; None takes every other column, which must then be numeric. A column
+            labelled by a number is called by its text.
+        freq: the step, a pandas offset or its name or (integer time) a number; None: the most common step of each
+            series. A series of one row then takes the step of the others, and without any a day (integer time: 1); one
+            whose rows lie on no grid is taken as equally spaced. A warning tells of both.
 
     Raises:
         DataError: in one line, when the file is missing, empty or unreadable, a column is missing or not numeric, the
-            time stamps of a series are unreadable, unsorted, duplicate, or off the grid of a given ``freq``, or a value
-            is infinite.
+            time stamps of a series are unreadable, unsorted, duplicate, dates written as numbers (20240131), or off the
+            grid of a given ``freq``, or a value is infinite.
+        ConfigError: when a column is asked for by no name, or as the id and as the time.
 
     Example:
         >>> table = pd.DataFrame({"date": ["2024-01-01", "2024-01-02", "2024-01-04"], "sales": [3, 4, 6]})
@@ -86,13 +90,13 @@ def read_series(
         ('sales', [3.0, 4.0, nan, 6.0])
     """
     table = source if isinstance(source, pd.DataFrame) else read_table(Path(source))
-    table = _checked(table)
+    table = named_columns(table)
     ids = find_ids(table, id_column)
     time = find_time(table, timestamp_column, exclude=ids)
     targets = find_targets(table, target, exclude={ids, time})
     stamps = parse_time(pd.Series(table[time]))
     values = {name: parse_values(pd.Series(table[name])) for name in targets}
-    rows = _rows_of_items(table, ids)
+    rows = rows_of_items(table, ids)
     for item, where in rows.items():
         _check_order(stamps[where], f"{time!r}" if ids is None else f"{time!r} of series {item}")
     grids = _grids({item: stamps[where] for item, where in rows.items()}, freq)
@@ -122,20 +126,18 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"the file is no readable CSV or Parquet table: {reason}", asked=path) from error
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    names = [str(name) for name in table.columns]
-    if table.empty:
-        raise DataError("the table has no rows.", looked=f"columns {', '.join(names)}" if names else None)
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise DataError(f"two columns are named {sorted(twice)[0]!r}.", looked=", ".join(names))
-    return table.set_axis(names, axis=1)
+def rows_of_items(table: pd.DataFrame, ids: str | None) -> dict[Any, np.ndarray]:
+    """Returns where in a table each series stands, in the order of its first rows.
 
-
-def _rows_of_items(table: pd.DataFrame, ids: str | None) -> dict[Any, np.ndarray]:
+    Raises:
+        DataError: when a cell of the id column is empty, or holds a list.
+    """
     if ids is None:
         return {SINGLE_ITEM: np.arange(len(table))}
-    codes, items = pd.factorize(table[ids])
+    try:
+        codes, items = pd.factorize(table[ids])
+    except TypeError as error:
+        raise DataError(f"id column {ids!r} holds what names nothing: {error}.", todo="text or numbers") from error
     if (codes < 0).any():
         raise DataError(f"id column {ids!r} has an empty cell in row {int(np.flatnonzero(codes < 0)[0]) + 1}.")
     order = np.argsort(codes, kind="stable")
@@ -151,7 +153,7 @@ def _check_order(stamps: pd.Index, owner: str) -> None:
         raise DataError(f"unsorted time stamps in {owner}: {early} comes after a later one.", todo="sort the table")
 
 
-def _grids(stamps: dict[Any, pd.Index], freq: str | int | None) -> dict[Any, tuple[pd.Index, Step]]:
+def _grids(stamps: dict[Any, pd.Index], freq: Step | str | None) -> dict[Any, tuple[pd.Index, Step]]:
     """The grid and the step of every series; series with the same time stamps share them."""
     dates = isinstance(next(iter(stamps.values())), pd.DatetimeIndex)
     given = None if freq is None else parse_step(freq, integer_time=not dates)
@@ -168,7 +170,7 @@ def _grid(
     kept: dict[bytes, tuple[pd.Index, Step] | None], stamps: pd.Index, given: Step | None, *, owner: str
 ) -> tuple[pd.Index, Step] | None:
     """The grid and the step of one series, None for a single row without a given step."""
-    key = np.asarray(stamps, dtype="datetime64[ns]" if isinstance(stamps, pd.DatetimeIndex) else "int64").tobytes()
+    key = (stamps.asi8 if isinstance(stamps, pd.DatetimeIndex) else stamps.to_numpy()).tobytes()
     if key not in kept:
         kept[key] = _make_grid(stamps, given, owner)
     return kept[key]

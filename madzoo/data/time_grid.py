@@ -1,36 +1,49 @@
-"""Regular time grids: the step of a series found from its time stamps, and the stamps of its future."""
+"""Regular time grids: the step a user asks for, the stamps between the first and the last, and those of the future."""
 
+import operator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
 from madzoo.errors import DataError
 
-__all__ = ["Step", "find_step", "future_stamps", "median_step", "parse_step", "regular_grid", "season_of"]
+__all__ = ["Step", "future_stamps", "median_step", "parse_step", "regular_grid", "season_of"]
 
 Step = pd.tseries.offsets.BaseOffset | int  # a calendar step, or a number where time is counted in integers
 
 MOST_GRID_POINTS_PER_ROW = 1000
-MONTHS = {1: (28, 31), 3: (89, 92), 6: (181, 184), 12: (365, 366)}
+LARGEST_INTEGER = 2**63 - 1
 
 
-def parse_step(freq: str | int, *, integer_time: bool) -> Step:
-    """Returns the step a user wrote, such as ``"h"``, ``"MS"``, ``"15min"``, or 1 for integer time.
+def parse_step(freq: Step | str, *, integer_time: bool) -> Step:
+    """Returns the step a user wrote, such as ``"h"``, ``"MS"``, ``"15min"``, an offset, or 1 for integer time.
 
     Raises:
         DataError: when it is no frequency, or of the other kind of time.
     """
     asked = f"freq={freq!r}"
-    if integer_time:
-        if isinstance(freq, bool) or not isinstance(freq, int) or freq < 1:
-            raise DataError("integer time needs a whole number of units as freq.", asked=asked, todo="freq=1")
-        return freq
+    return _parse_number(freq, asked) if integer_time else _parse_offset(freq, asked)
+
+
+def _parse_number(freq: Any, asked: str) -> int:
     try:
-        step = to_offset(freq) if isinstance(freq, str) else None
+        step = 0 if isinstance(freq, bool) else operator.index(freq)
+    except TypeError:
+        step = 0
+    if step < 1:
+        raise DataError("integer time needs a whole number of units as freq.", asked=asked, todo="freq=1")
+    return step
+
+
+def _parse_offset(freq: Any, asked: str) -> pd.tseries.offsets.BaseOffset:
+    try:
+        step = to_offset(freq) if isinstance(freq, (str, pd.tseries.offsets.BaseOffset)) else None
     except ValueError as error:
         raise DataError(f"no frequency: {error}.", asked=asked, todo="'h', 'D', 'W-SUN', 'MS', '15min', ...") from error
-    if step is None or step.n < 1:
+    start = pd.Timestamp("2021-01-01")
+    if step is None or not start + step > start:
         raise DataError("a frequency is a positive pandas offset.", asked=asked, todo="'h', 'D', 'MS', '15min', ...")
     return step
 
@@ -46,7 +59,7 @@ def season_of(step: Step) -> int:
     """
     if isinstance(step, int):
         return 24
-    start = end = pd.Timestamp("2021-01-01")
+    start = end = pd.Timestamp("2021-01-01") + step
     for _ in range(12):
         end = end + step
     days = (end - start).total_seconds() / (12 * 86400)
@@ -57,35 +70,11 @@ def season_of(step: Step) -> int:
     return max(1, round(365.25 / days)) if days > 27 else 1
 
 
-def find_step(stamps: pd.Index) -> Step | None:
-    """Returns the most common step of sorted time stamps, None where there are fewer than two.
-
-    Calendar steps (months, quarters, years, business days) are recognised from the distances and days.
-    """
-    if len(stamps) < 2:
-        return None
-    if not isinstance(stamps, pd.DatetimeIndex):
-        return int(stamps.to_series().diff().mode().iloc[0])
-    common = stamps.to_series().diff().mode().iloc[0]
-    months = next((m for m, (low, high) in MONTHS.items() if low <= common.days <= high), None)
-    if months and common == common.floor("D"):
-        return _month_step(stamps, months)
-    if common == pd.Timedelta(days=1):
-        return to_offset("B") if len(stamps) > 5 and (stamps.day_of_week < 5).all() else to_offset("D")
-    return to_offset(common)
-
-
 def median_step(stamps: pd.Index) -> Step:
     """Returns the median distance of sorted time stamps, for series that lie on no grid."""
-    median = stamps.to_series().diff().median()
-    return to_offset(median) if isinstance(stamps, pd.DatetimeIndex) else max(1, round(median))
-
-
-def _month_step(stamps: pd.DatetimeIndex, months: int) -> Step:
-    """A step of months keeps its day: the first, the last, or any other that all months have."""
-    if (stamps == stamps + pd.offsets.MonthEnd(0)).all():
-        return pd.offsets.MonthEnd(months)
-    return pd.DateOffset(months=months)
+    if isinstance(stamps, pd.DatetimeIndex):
+        return to_offset(stamps.to_series().diff().median())
+    return max(1, round(float(np.median(np.diff(stamps.to_numpy())))))
 
 
 def regular_grid(stamps: pd.Index, step: Step, *, owner: str) -> pd.Index:
@@ -95,7 +84,11 @@ def regular_grid(stamps: pd.Index, step: Step, *, owner: str) -> pd.Index:
         DataError: when a given stamp is none of them, or the step is so small that almost all would be missing.
     """
     first, last = stamps[0], stamps[-1]
-    points = (last - first) / ((first + step) - first) + 1
+    if isinstance(step, int):
+        first, last = int(first), int(last)  # whose differences have no end
+        points = (last - first) / step + 1
+    else:
+        points = (last - first) / ((first + step) - first) + 1
     if points > MOST_GRID_POINTS_PER_ROW * len(stamps) + 1:
         found = f"{len(stamps)} rows, {points:.0f} steps from {first} to {last}"
         raise DataError(f"{owner}: the step {_name(step)} is too small for these time stamps.", resolved=found)
@@ -111,10 +104,24 @@ def regular_grid(stamps: pd.Index, step: Step, *, owner: str) -> pd.Index:
 
 
 def future_stamps(last: Any, step: Step, count: int) -> pd.Index:
-    """Returns the next time stamps after the last one."""
+    """Returns the next time stamps after the last one.
+
+    Raises:
+        DataError: when they go beyond what the time's own type holds, such as the year 2262 in nanoseconds.
+    """
     if isinstance(step, int):
-        return pd.RangeIndex(last + step, last + (count + 1) * step, step)
-    return pd.date_range(last, periods=count + 1, freq=step)[1:]
+        start, stop = int(last) + step, int(last) + (count + 1) * step
+        if stop > LARGEST_INTEGER:
+            raise DataError(f"the {count} steps of {step} after {last} go beyond 64 bits.", todo="a shorter horizon")
+        return pd.RangeIndex(start, stop, step)
+    try:
+        return pd.date_range(last, periods=count + 1, freq=step)[1:]
+    except (ValueError, OverflowError) as error:  # OutOfBoundsDatetime is a ValueError
+        raise DataError(
+            f"the {count} steps of {_name(step)} after {last} go beyond the dates that pandas holds: {error}.",
+            looked=f"time stamps in units of {last.unit}",
+            todo="a shorter horizon, or df[...].dt.as_unit('us') where the unit is ns",
+        ) from error
 
 
 def _name(step: Step) -> str:

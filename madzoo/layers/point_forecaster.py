@@ -13,10 +13,12 @@ from madzoo.errors import ConfigError, ShapeError
 from madzoo.layers.fill_missing import fill_missing
 from madzoo.layers.forecaster import Forecaster
 from madzoo.layers.past_values import check_past_values, fit_context
-from madzoo.layers.series_scaler import SeriesScaler
+from madzoo.layers.series_scaler import ScaledSeries, SeriesScaler
 from madzoo.layers.weight_decay import named_by_layers
 
 __all__ = ["PointForecaster"]
+
+FURTHEST_MARK = 0.5  # of the authors' calendar features, which lie evenly in [-0.5, 0.5]
 
 
 class PointForecaster(Forecaster, ABC):
@@ -27,6 +29,12 @@ class PointForecaster(Forecaster, ABC):
     brought back, as in the authors' code: the variance is increased by ``norm_eps``, in the units of the input, which
     the authors z-score by the training rows. So ``forward`` computes the published function, of z-scores; ``predict``,
     which takes any units, standardises each channel by its context first, and is equivariant to shift and scale.
+
+    Covariates meet the network as the authors gave them. ``forward`` hands them on as they are: in the published runs
+    they are calendar features in [-0.5, 0.5], which no norm touches, for one that is constant within a window (the day
+    of the week) would vanish. Other columns of a table are variates to the authors, z-scored and normalised like the
+    rest; so ``predict`` treats as such, series by series, each covariate that leaves [-0.5, 0.5] within its context: it
+    is standardised by that context, whatever its units. One that does not keeps its numbers exactly.
 
     Gaps are filled by :func:`~madzoo.layers.fill_missing.fill_missing`: these networks know no missing value.
 
@@ -47,6 +55,7 @@ class PointForecaster(Forecaster, ABC):
     detach_scale: bool = False
     supports_covariates: frozenset[str] = frozenset()
     channels_meet: bool = False
+    short_is_padded = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +72,8 @@ class PointForecaster(Forecaster, ABC):
     def predict(self, past_values: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Forecasts in the units of the input; see :meth:`Forecaster.predict`.
 
-        Each channel is standardised by its own context before the published model sees it.
+        Each channel is standardised by its own context before the published model sees it, and so is each covariate
+        in units of its own; see the class.
         """
         was_standardizing, self._standardizes = self._standardizes, True
         try:
@@ -89,13 +99,11 @@ class PointForecaster(Forecaster, ABC):
         self._check(past_values, past_covariates)
         like = next(self.parameters())
         x_BLC = self._crop(past_values.to(torch.promote_types(past_values.dtype, like.dtype)))
-        extra = None if past_covariates is None else fill_missing(self._crop(past_covariates)).to(like.dtype)
+        extra = None if past_covariates is None else self._beside(self._crop(past_covariates)).to(like.dtype)
         if not self._standardizes:
             return self._normalized(fill_missing(x_BLC), extra, like.dtype).unsqueeze(-1)
-        scaled = self.scaler(x_BLC.mT.flatten(0, 1))
-        # Gaps are filled behind the scaler: before it, a large offset would cost the line digits.
-        with_gaps = torch.where(scaled.observed, scaled.values, torch.nan).unflatten(0, (len(x_BLC), -1)).mT
-        y_BHC = self._normalized(fill_missing(with_gaps), extra, like.dtype)
+        standard_BLC, scaled = self._standardize(x_BLC)
+        y_BHC = self._normalized(standard_BLC, extra, like.dtype)
         restored = self.scaler.restore(y_BHC.mT.flatten(0, 1), scaled)
         return restored.unflatten(0, (len(x_BLC), -1)).mT.unsqueeze(-1)
 
@@ -106,12 +114,32 @@ class PointForecaster(Forecaster, ABC):
     def _normalized(self, x_BLC: Tensor, extra: Tensor | None, dtype: torch.dtype) -> Tensor:
         if not self.use_norm:
             return self.network(x_BLC.to(dtype), extra).to(x_BLC.dtype)
+        values_BLC, mean_B1C, scale_B1C = self._norm(x_BLC)
+        y_BHC = self.network(values_BLC.to(dtype), extra)
+        return y_BHC.to(x_BLC.dtype) * scale_B1C + mean_B1C
+
+    def _norm(self, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean_B1C = x_BLC.mean(1, keepdim=True).detach()
         centred = x_BLC - mean_B1C
         scale_B1C = (centred.var(1, keepdim=True, unbiased=False) + self.norm_eps).sqrt()
         scale_B1C = scale_B1C.detach() if self.detach_scale else scale_B1C
-        y_BHC = self.network((centred / scale_B1C).to(dtype), extra)
-        return y_BHC.to(x_BLC.dtype) * scale_B1C + mean_B1C
+        return centred / scale_B1C, mean_B1C, scale_B1C
+
+    def _standardize(self, x_BLC: Tensor) -> tuple[Tensor, ScaledSeries]:
+        scaled = self.scaler(x_BLC.mT.flatten(0, 1))
+        # Gaps are filled behind the scaler: before it, a large offset would cost the line digits.
+        with_gaps = torch.where(scaled.observed, scaled.values, torch.nan).unflatten(0, (len(x_BLC), -1)).mT
+        return fill_missing(with_gaps), scaled
+
+    def _beside(self, covariates_BLK: Tensor) -> Tensor:
+        """Fills the gaps of covariates, and in ``predict`` makes further variates of those in units of their own."""
+        filled = fill_missing(covariates_BLK)
+        if not self._standardizes or covariates_BLK.shape[2] == 0:
+            return filled
+        is_mark_B1K = (filled.abs() <= FURTHEST_MARK).all(1, keepdim=True)
+        standard_BLK, _ = self._standardize(covariates_BLK)
+        variate_BLK = self._norm(standard_BLK)[0] if self.use_norm else standard_BLK
+        return torch.where(is_mark_B1K, filled, variate_BLK)
 
     def _crop(self, x_BLC: Tensor) -> Tensor:
         return fit_context(x_BLC, self.context_length, dim=1)
@@ -122,8 +150,9 @@ class PointForecaster(Forecaster, ABC):
             return
         if "past" not in self.supports_covariates:
             raise ConfigError(f"this {type(self).__name__} takes no covariates.", asked="past_covariates", todo="None")
-        if past_covariates.ndim != 3 or past_covariates.shape[:2] != past_values.shape[:2]:
+        fits = past_covariates.ndim == 3 and past_covariates.shape[:2] == past_values.shape[:2]
+        if not fits or not past_covariates.is_floating_point():
             raise ShapeError(
-                "past_covariates [B, L, K] stand beside past_values.",
-                asked=f"{list(past_covariates.shape)} beside {list(past_values.shape)}",
+                "past_covariates [B, L, K], of floating-point numbers, stand beside past_values.",
+                asked=f"{list(past_covariates.shape)} {past_covariates.dtype} beside {list(past_values.shape)}",
             )

@@ -1,4 +1,4 @@
-"""Quantiles at other levels than a model's, and quantiles of a mixture of forecasts.
+"""Quantile levels asked for, quantiles at other levels than a model's, and quantiles of a mixture of forecasts.
 
 Q known quantiles, M asked ones.
 """
@@ -11,8 +11,12 @@ from torch.nn.functional import pad
 
 from madzoo.errors import ConfigError
 
-__all__ = ["check_levels", "check_symmetric", "interpolate_quantiles", "mixture_quantiles"]
+__all__ = [
+    "NINE_LEVELS", "central_level", "check_levels", "check_symmetric", "interpolate_quantiles", "mixture_quantiles",
+    "usual_levels",
+]  # fmt: skip
 
+NINE_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SLACK = 1e-9  # 0.1 + 0.2 is asked for, 0.3 is meant
 
 
@@ -20,17 +24,42 @@ def check_levels(known: Sequence[float], asked: Sequence[float]) -> tuple[float,
     """Returns the levels asked for.
 
     Raises:
-        ConfigError: when there is none, or one lies outside the known ones.
+        ConfigError: when there is none, one is no number, or one lies outside the known ones.
     """
-    levels = tuple(float(level) for level in asked)
+    try:
+        levels = tuple(float(level) for level in asked)
+    except (TypeError, ValueError) as error:
+        todo = "quantile_levels=(0.1, 0.5, 0.9), for instance"
+        raise ConfigError("quantile_levels are a sequence of numbers.", asked=repr(asked), todo=todo) from error
     if not levels or not all(known[0] - SLACK <= level <= known[-1] + SLACK for level in levels):
         raise ConfigError(
             "a quantile level lies outside the model's range, or none was given.",
-            asked=list(asked),
+            asked=list(levels),
             looked=f"the model's levels: {list(known)}",
             todo=f"quantile_levels={[known[0]] if len(known) == 1 else [known[0], 0.5, known[-1]]}, for instance",
         )
     return levels
+
+
+def usual_levels(known: Sequence[float]) -> tuple[float, ...]:
+    """Returns the levels of a forecast that asks for none: 0.1 to 0.9 where they lie between the known, else the known.
+
+    Example:
+        >>> usual_levels((0.5,)), usual_levels((0.05, 0.5, 0.95)) == NINE_LEVELS
+        ((0.5,), True)
+    """
+    covered = known[0] - SLACK <= NINE_LEVELS[0] and NINE_LEVELS[-1] <= known[-1] + SLACK
+    return NINE_LEVELS if covered else tuple(known)
+
+
+def central_level(known: Sequence[float]) -> float:
+    """Returns the level of a forecast's one number: 0.5, or the end of the known levels that is nearest to it.
+
+    Example:
+        >>> central_level((0.1, 0.9)), central_level((0.7, 0.9))
+        (0.5, 0.7)
+    """
+    return min(max(0.5, known[0]), known[-1])
 
 
 def check_symmetric(levels: Sequence[float]) -> None:

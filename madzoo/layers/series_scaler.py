@@ -70,7 +70,8 @@ class SeriesScaler(nn.Module):
         centred = torch.where(observed, unit - mean, 0)
         deviation = (centred.square().sum(-1, keepdim=True) / count).sqrt()
         values = (centred / torch.where(deviation > 0, deviation, 1)).to(kept)
-        location, scale = (_clamp(x, kept) for x in (2 * (half_anchor + reach * mean), 2 * reach * deviation))
+        # Doubled last: twice the reach of a series near the largest numbers is infinite, twice its deviation is not.
+        location, scale = (_clamp(2 * x, kept) for x in (half_anchor + reach * mean, reach * deviation))
         return ScaledSeries(values, observed, values.gather(-1, where_last), location, scale)
 
     def restore(self, y: Tensor, scaled: ScaledSeries) -> Tensor:
@@ -81,7 +82,8 @@ class SeriesScaler(nn.Module):
         shape = (-1, *[1] * (y.ndim - 1))
         location, scale = scaled.location.reshape(shape), scaled.scale.reshape(shape)
         dtype = scaled.values.dtype
-        return _clamp(location + scale * y.to(scale.dtype), dtype).to(dtype)
+        # In halves, so that a far location and a deviation the other way meet before either overflows.
+        return _clamp(2 * (0.5 * location + 0.5 * scale * y.to(scale.dtype)), dtype).to(dtype)
 
 
 def _widest(x: Tensor) -> torch.dtype:

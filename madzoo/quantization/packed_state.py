@@ -1,47 +1,20 @@
 """A state dict as packed tensors and back: codes, scales, and a manifest that says which tensor is on which grid."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from madzoo.errors import CheckpointError, ConfigError, DataError, MadzooError, ShapeError, nearest
-from madzoo.quantization.grid import Grid, to_rows
+from madzoo.quantization.packed_manifest import SCHEMA, PackedEntry, bad_manifest, check_manifest, read_entries
 from madzoo.quantization.packing import pack_codes, pack_ternary, unpack_codes, unpack_ternary
 from madzoo.quantization.quantized import QuantizedTensor
 
 __all__ = ["SCHEMA", "pack_state", "unpack_state"]
 
-SCHEMA = 1
 SCALE, ZERO_POINT = ".scale", ".zero_point"
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128)
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
-OPTIONAL = type(None)
-KINDS: dict[str, tuple[type, ...]] = {
-    "schema": (int,), "method": (str,), "bits": (int,), "start": (str, OPTIONAL), "float_bytes": (int, OPTIONAL),
-    "grids": (list,), "tensors": (dict,), "ties": (dict,),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    """What the manifest says of one tensor; ``shape`` is that of its codes."""
-
-    name: str
-    grid: Grid
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def is_ternary(self) -> bool:
-        return self.grid.symmetric and self.grid.bits == 2
-
-    @property
-    def rows(self) -> int:
-        """Scales of the tensor."""
-        return len(to_rows(torch.empty(self.shape, device="meta"), self.grid))
+REAL = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def pack_state(
@@ -82,7 +55,7 @@ def pack_state(
         grid = {**weight.grid.to_dict(), "dtype": str(weight.dtype).removeprefix("torch.")}
         if grid not in grids:
             grids.append(grid)
-        entry = _Entry(name=name, grid=weight.grid, dtype=weight.dtype, shape=tuple(weight.codes.shape))
+        entry = PackedEntry(name=name, grid=weight.grid, dtype=weight.dtype, shape=tuple(weight.codes.shape))
         for key, tensor in _pack(entry, weight).items():
             if key in stored:
                 raise ConfigError("a tensor of the model has the name of packed scales.", asked=key)
@@ -102,29 +75,29 @@ def unpack_state(stored: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> d
         CheckpointError: on a manifest of a newer schema, with a missing, unknown or ill-typed entry, or one that the
             tensors do not fit.
     """
-    _check_manifest(manifest)
+    check_manifest(manifest)
     state = dict(stored)
-    for entry in _entries(manifest):
+    for entry in read_entries(manifest):
         try:
             state[entry.name] = _unpack(entry, state).dequantize()
         except KeyError as error:
-            raise _bad(f"the file has no tensor {error}") from error
+            raise bad_manifest(f"the file has no tensor {error}") from error
         except CheckpointError:
             raise
         except MadzooError as error:
-            raise _bad(f"{entry.name}: {error}") from error
+            raise bad_manifest(f"{entry.name}: {error}") from error
     for name, other in manifest["ties"].items():
-        if other not in manifest["tensors"] or name in state:
-            raise _bad(f"{name!r} cannot be tied to {other!r}")
+        if name in state:
+            raise bad_manifest(f"{name!r} cannot be tied to {other!r}")
         state[name] = state[other]
     return state
 
 
-def _pack(entry: _Entry, weight: QuantizedTensor) -> dict[str, Tensor]:
+def _pack(entry: PackedEntry, weight: QuantizedTensor) -> dict[str, Tensor]:
     grid, codes = entry.grid, weight.codes
     if codes.numel() and (codes.amin() < grid.lowest or codes.amax() > grid.highest):
         raise DataError("a code is none of its grid's.", asked=entry.name, resolved=f"{grid.lowest} to {grid.highest}")
-    packed = pack_ternary(codes) if entry.is_ternary else pack_codes(codes, grid.bits)
+    packed = pack_ternary(codes) if entry.is_ternary else pack_codes(codes, grid.bits, signed=grid.symmetric)
     parts = {entry.name: packed, entry.name + SCALE: weight.scale.detach().reshape(-1)}
     if weight.zero_point is not None:
         zero = weight.zero_point.detach().reshape(-1)
@@ -134,15 +107,17 @@ def _pack(entry: _Entry, weight: QuantizedTensor) -> dict[str, Tensor]:
     return parts
 
 
-def _unpack(entry: _Entry, state: dict[str, Tensor]) -> QuantizedTensor:
+def _unpack(entry: PackedEntry, state: dict[str, Tensor]) -> QuantizedTensor:
     """Takes a tensor's parts out of the state."""
     packed, scale = state.pop(entry.name), state.pop(entry.name + SCALE)
     zero = None if entry.grid.symmetric else state.pop(entry.name + ZERO_POINT)
     for part in (scale, *([] if zero is None else [zero])):
         if part.shape != (entry.rows,):
             raise ShapeError("one scale and zero point a row.", asked=tuple(part.shape), resolved=f"{entry.rows} rows")
-    if not scale.is_floating_point() or not bool(scale.isfinite().all()):
+    if scale.dtype not in REAL or not bool(scale.isfinite().all()):
         raise DataError("scales are finite real numbers.", asked=scale.dtype)
+    if zero is not None and zero.dtype != torch.uint8:
+        raise DataError("zero points are bytes.", asked=zero.dtype)
     if entry.is_ternary:
         codes = unpack_ternary(packed, entry.shape)
     else:
@@ -151,7 +126,7 @@ def _unpack(entry: _Entry, state: dict[str, Tensor]) -> QuantizedTensor:
         raise DataError("a code is none of its grid's.", asked=f"{codes.amin()} to {codes.amax()}")
     zero_point = None if zero is None else zero.to(scale.dtype).unsqueeze(1)
     return QuantizedTensor(
-        grid=entry.grid, codes=codes, scale=scale.unsqueeze(1), zero_point=zero_point, dtype=entry.dtype
+        grid=entry.fitting_grid, codes=codes, scale=scale.unsqueeze(1), zero_point=zero_point, dtype=entry.dtype
     )
 
 
@@ -175,51 +150,3 @@ def _check_weight(name: str, weight: QuantizedTensor, state: Mapping[str, Tensor
             "the quantized tensor is not the state's.", asked=f"{name}: {found}",
             resolved=f"{state[name].dtype} {tuple(state[name].shape)}",
         )  # fmt: skip
-
-
-def _check_manifest(manifest: Mapping[str, Any]) -> None:
-    if not isinstance(manifest, Mapping):
-        raise _bad(f"it is a {type(manifest).__name__}")
-    schema = manifest.get("schema")
-    if type(schema) is int and schema > SCHEMA:
-        raise _bad(f"it has schema {schema}; this madzoo reads {SCHEMA}", todo="upgrade madzoo")
-    for key in manifest:
-        if key not in KINDS:
-            raise _bad(f"it has the unknown key {key!r}", todo=nearest(str(key), KINDS))
-    for key, kinds in KINDS.items():
-        if key not in manifest or type(manifest[key]) not in kinds:
-            raise _bad(f"it has no usable {key!r}: {manifest.get(key)!r}")
-    if schema != SCHEMA:
-        raise _bad(f"it has schema {schema!r}")
-
-
-def _entries(manifest: Mapping[str, Any]) -> Iterator[_Entry]:
-    grids = [_read_grid(values) for values in manifest["grids"]]
-    for name, row in manifest["tensors"].items():
-        is_row = isinstance(row, list) and row and all(type(n) is int and n >= 0 for n in row)
-        if not is_row or row[0] >= len(grids):
-            raise _bad(f"{name} is on no grid: {row!r}")
-        grid, dtype = grids[row[0]]
-        if dtype.is_complex and row[-1:] != [2]:
-            raise _bad(f"{name} is complex, its codes no pairs: {row[1:]}")
-        yield _Entry(name=name, grid=grid, dtype=dtype, shape=tuple(row[1:]))
-
-
-def _read_grid(values: Any) -> tuple[Grid, torch.dtype]:
-    known = [field.name for field in fields(Grid)]
-    if not isinstance(values, dict) or set(values) != {*known, "dtype"} or values["dtype"] not in DTYPES:
-        raise _bad(f"a grid is {', '.join([*known, 'dtype'])}, not {values!r}")
-    if type(values["symmetric"]) is not bool or type(values["axis"]) not in (int, OPTIONAL):
-        raise _bad(f"a grid cannot be {values!r}")
-    try:
-        return Grid(**{name: values[name] for name in known}), DTYPES[values["dtype"]]
-    except ConfigError as error:
-        raise _bad(f"a grid cannot be {values!r}: {error}") from error
-
-
-def _bad(why: str, *, todo: str | None = None) -> CheckpointError:
-    return CheckpointError(
-        f"the manifest of the packed weights is damaged, or not of these weights: {why}.",
-        asked="packed weights",
-        todo=todo or "fetch the checkpoint again, or write it again with madzoo quantize",
-    )

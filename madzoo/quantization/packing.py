@@ -17,15 +17,21 @@ from madzoo.errors import ConfigError, DataError, ShapeError
 __all__ = ["pack_codes", "pack_ternary", "packed_bytes", "unpack_codes", "unpack_ternary"]
 
 MAX_BITS = 8
+# To what codes are widened: torch compares few unsigned dtypes, and nothing holds all of uint64.
+INTEGERS = {dtype: dtype for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)} | {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+}
 TRITS = 5  # a byte: 3^5 = 243 of its 256 values, 1.6 bits a code where the entropy of three is 1.585
 
 
-def pack_codes(codes: Tensor, bits: int) -> Tensor:
+def pack_codes(codes: Tensor, bits: int, *, signed: bool | None = None) -> Tensor:
     """Packs codes of any shape, in the order of their elements.
 
     Args:
-        codes: integers; signed where any is negative.
+        codes: integers.
         bits: 1 to 8.
+        signed: whether a code is a two's complement; None: where any is negative.
 
     Shapes:
         codes [...] of n elements -> uint8 [ceil(n b / 8)].
@@ -41,14 +47,15 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
         >>> pack_codes(torch.tensor([1, -2, 3]), 4).tolist()
         [225, 3]
     """
-    flat = _flat(codes, bits)
-    if bits == 1 and bool((flat < 0).any()):
+    packed_bytes(0, bits)
+    wide = _integers(codes)
+    signed = bool((wide < 0).any()) if signed is None else signed
+    lowest, highest = _signed_range(bits) if signed else (0, 2**bits - 1)
+    flat = _narrow(wide, lowest, highest, f"{bits} bits")
+    if signed and bits == 1:
         if bool((flat == 0).any()):
-            raise DataError("signed codes of one bit are -1 and 1.", asked="a code 0 beside -1")
+            raise DataError("signed codes of one bit are -1 and 1.", asked="a code 0")
         flat = (flat + 1) // 2
-    signed = bool((flat < 0).any())
-    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    _check_range(flat, lowest, highest, f"{bits} bits")
     width = _width(bits)
     fields = (flat[:, None] >> _steps(bits, width, flat)) & (2**width - 1)
     stream = torch.nn.functional.pad(fields.reshape(-1), (0, -fields.numel() % (8 // width)))
@@ -101,8 +108,7 @@ def pack_ternary(codes: Tensor) -> Tensor:
         >>> pack_ternary(torch.tensor([-1, 0, 1, 1, 1, 0])).tolist()
         [237, 1]
     """
-    flat = _flat(codes, 2)
-    _check_range(flat, -1, 1, "ternary")
+    flat = _narrow(_integers(codes), -1, 1, "ternary")
     digits = torch.nn.functional.pad(flat + 1, (0, -len(flat) % TRITS)).reshape(-1, TRITS)
     return (digits * _powers(flat)).sum(1).to(torch.uint8)
 
@@ -141,11 +147,21 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def _flat(codes: Tensor, bits: int) -> Tensor:
-    packed_bytes(0, bits)
-    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ShapeError("codes are integers.", asked=codes.dtype)
-    return codes.reshape(-1).to(torch.int16)
+def _integers(codes: Tensor) -> Tensor:
+    """Lays codes out flat, in a dtype that holds every one of them and that torch can compare."""
+    if codes.dtype not in INTEGERS:
+        raise ShapeError("codes are integers.", asked=codes.dtype, todo=", ".join(map(str, INTEGERS)))
+    return codes.reshape(-1).to(INTEGERS[codes.dtype])
+
+
+def _narrow(codes: Tensor, lowest: int, highest: int, what: str) -> Tensor:
+    """Checks the range first: what does not fit would wrap round into it."""
+    _check_range(codes, lowest, highest, what)
+    return codes.to(torch.int16)
+
+
+def _signed_range(bits: int) -> tuple[int, int]:
+    return (-1, 1) if bits == 1 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def _width(bits: int) -> int:

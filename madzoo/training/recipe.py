@@ -1,8 +1,10 @@
 """A training recipe: one frozen record, read from one YAML file passed by path."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ __all__ = ["LOSSES", "PRECISIONS", "Recipe"]
 
 LOSSES = ("cross_entropy", "pinball", "mse")
 PRECISIONS = ("fp32", "bf16")
+# Of every number but layer_decay: the least, and what it stays below; so none is NaN.
+RANGES: Mapping[str, tuple[int, float]] = (
+    dict.fromkeys(("epochs", "batch_size", "save_every", "log_every"), (1, math.inf))
+    | dict.fromkeys(("steps_per_epoch", "warmup_steps", "crop_padding", "patience", "workers"), (0, math.inf))
+    | dict.fromkeys(("lr", "min_lr", "weight_decay", "clip_norm", "mixup", "cutmix"), (0, math.inf))
+    | dict.fromkeys(("beta1", "beta2", "ema_decay", "label_smoothing"), (0, 1))
+    | {"seed": (0, 2**63)}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +56,9 @@ class Recipe:
         save_every, log_every: steps between resumable points and between log lines.
         workers: processes that prepare batches; the result does not depend on it.
         seed: of initial weights, order, augmentation and dropout.
+
+    Raises:
+        ConfigError: when a number lies outside its range of :data:`RANGES`, a word is unknown, or choices contradict.
     """
 
     name: str
@@ -84,15 +97,13 @@ class Recipe:
         for key, choices in allowed.items():
             if getattr(self, key) not in choices:
                 raise ConfigError(f"{key} must be one of {', '.join(choices)}.", asked=f"{key}={getattr(self, key)!r}")
-        for key in ("epochs", "batch_size", "save_every", "log_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} must be at least 1.", asked=f"{key}={getattr(self, key)}")
-        for key in ("steps_per_epoch", "warmup_steps", "crop_padding", "patience", "workers", "seed"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{key} must be at least 0.", asked=f"{key}={getattr(self, key)}")
-        if not 0 <= self.min_lr <= self.lr or not 0 <= self.ema_decay < 1:
-            found = f"lr={self.lr}, min_lr={self.min_lr}, ema_decay={self.ema_decay}"
-            raise ConfigError("0 <= min_lr <= lr and 0 <= ema_decay < 1 must hold.", asked=found)
+        for key, (low, high) in RANGES.items():
+            value = getattr(self, key)
+            if not low <= value < high:
+                below = f"below {high:g}" if math.isfinite(high) else "finite"
+                raise ConfigError(f"{key} must be at least {low} and {below}.", asked=f"{key}={value}")
+        if self.min_lr > self.lr:
+            raise ConfigError("min_lr <= lr must hold.", asked=f"lr={self.lr}, min_lr={self.min_lr}")
         if self.refit and (self.select != "last" or self.patience):
             found = f"select={self.select!r}, patience={self.patience}"
             raise ConfigError("rows that are trained on choose nothing.", asked=found, todo="select: last, patience: 0")
@@ -114,7 +125,9 @@ class Recipe:
         required = {key for key, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING}
         if missing := sorted(required - set(values)):
             raise ConfigError(f"the recipe lacks {', '.join(missing)}.", asked=sorted(values))
-        typed: dict[str, Any] = {k: float(v) if fields[k].type is float else v for k, v in values.items()}
+        # Numbers of other libraries become Python's, which files and other processes know.
+        casts: dict[Any, type] = {int: int, float: float}
+        typed = {key: casts.get(fields[key].type, lambda value: value)(value) for key, value in values.items()}
         return cls(**typed)
 
     @classmethod
@@ -140,7 +153,8 @@ class Recipe:
 
 
 def _check_type(key: str, value: Any, kind: Any) -> None:
-    accepted = {float: (float, int), int: (int,), str: (str,), bool: (bool,)}.get(kind, (dict,))
+    accepted = {float: (Real,), int: (Integral,), str: (str,), bool: (bool,)}.get(kind, (dict,))
     # bool is an int to Python, never to a reader of recipes.
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"entry {key!r} takes a {accepted[0].__name__}.", asked=f"{key}: {value!r}")
+        wanted = dict if kind not in (float, int, str, bool) else kind
+        raise ConfigError(f"entry {key!r} takes a {wanted.__name__}.", asked=f"{key}: {value!r}")

@@ -1,6 +1,7 @@
 """How a fine-tuning ended, and the checkpoint folder that it leaves."""
 
 import dataclasses
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor
 
 from madzoo.checkpoint.card import CARD_FILE, write_card
-from madzoo.checkpoint.folder import write_folder
+from madzoo.checkpoint.folder import read_folder, write_folder
+from madzoo.checkpoint.resolve import parse_name
 from madzoo.factory import model_info
 from madzoo.registry import PretrainedCfg
 from madzoo.training.loop import TrainingResult
+from madzoo.workflows.folder_place import check_place, keep_reports, publish, staged
 
-__all__ = ["FinetuneResult", "as_name", "as_tag", "model_args", "write_finetuned"]
+__all__ = ["FinetuneResult", "as_name", "as_tag", "model_args", "source_folder", "source_name", "write_finetuned"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,6 +46,21 @@ def as_name(name: str) -> str:
     return f"local-dir:{name}" if Path(name).is_dir() else name
 
 
+def source_folder(model_or_name: Any) -> Path | None:
+    """Returns the checkpoint folder that a name says; None of a module, or where it says none."""
+    return parse_name(as_name(str(model_or_name))).path if isinstance(model_or_name, (str, Path)) else None
+
+
+def source_name(model_or_name: Any) -> str | None:
+    """Returns ``arch.tag`` of a model, or what its name or folder says; None where only a download tells."""
+    if not isinstance(model_or_name, (str, Path)):
+        return model_or_name.madzoo_name
+    place = parse_name(as_name(str(model_or_name)))
+    if place.path is not None:
+        return read_folder(place.path).config.architecture
+    return model_info(str(place.name)).full_name if place.kind == "registry" else None
+
+
 def as_tag(name: str) -> str:
     """Returns a tag, or a part of a folder's name, made from the name of the data.
 
@@ -52,31 +72,43 @@ def as_tag(name: str) -> str:
 
 
 def write_finetuned(
-    folder: Path, model: Any, *, name: str, cfg: PretrainedCfg, example: Tensor, prose: str, **changed: Any
-) -> None:
+    folder: Path, model: Any, *, name: str, source: Path | None, cfg: PretrainedCfg, example: Tensor, prose: str,
+    **changed: Any,
+) -> None:  # fmt: skip
     """Writes a model as a checkpoint folder with golden tensors and a card; the model is left on the CPU.
+
+    Of older weights in that folder go the reports about them, with a warning; see
+    :func:`madzoo.workflows.folder_place.check_place` for what a folder may hold.
 
     Args:
         folder: where to.
         model: a model of the zoo with its weights.
         name: ``arch.tag`` of the new weights.
+        source: the folder of the weights it began with; None where they were in none.
         cfg: how the input is prepared, and the licence.
         example: the golden input.
         prose: of the card.
         changed: fields of the configuration that the model does not state itself.
 
     Raises:
+        ConfigError: when the folder holds something else.
         CheckpointError: when the folder cannot be written.
     """
+    check_place(folder, name=name, packed=False, source=source, source_name=model.madzoo_name)
     model.to("cpu").eval()
     with torch.inference_mode():
         golden = (example, model(example))
-    write_folder(
-        folder, architecture=name, model_args=model_args(model, changed), pretrained_cfg=cfg.to_dict(),
-        state=model.state_dict(), golden=golden,
-    )  # fmt: skip
-    (folder / CARD_FILE).write_text(prose, encoding="utf-8")
-    write_card(folder)
+    with staged(folder) as stage:
+        write_folder(
+            stage, architecture=name, model_args=model_args(model, changed), pretrained_cfg=cfg.to_dict(),
+            state=model.state_dict(), golden=golden,
+        )  # fmt: skip
+        keep_reports(folder, stage)
+        (stage / CARD_FILE).write_text(prose, encoding="utf-8")
+        write_card(stage)
+        dropped = publish(stage, folder)
+    if dropped:
+        logger.warning("removed, for they were about the weights replaced: %s", ", ".join(dropped))
 
 
 def model_args(model: Any, changed: dict[str, Any]) -> dict[str, Any]:

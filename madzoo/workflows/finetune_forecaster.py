@@ -9,8 +9,9 @@ from torch import nn
 from madzoo.errors import ConfigError
 from madzoo.layers.forecaster import with_seasonality
 from madzoo.registry import PretrainedCfg
-from madzoo.workflows.finetune_folder import FinetuneResult, as_tag, write_finetuned
+from madzoo.workflows.finetune_folder import FinetuneResult, as_tag, source_folder, source_name, write_finetuned
 from madzoo.workflows.finetune_series import Tuned, check_options, tune_series
+from madzoo.workflows.folder_place import check_place
 
 __all__ = ["finetune_forecaster"]
 
@@ -47,12 +48,18 @@ def finetune_forecaster(
     start = _name(model_or_name)
     source = Path(data).resolve().stem if isinstance(data, (str, Path)) else "series"
     folder = Path(run_dir or f"runs/{start}-on-{as_tag(source)}-seed{options.get('seed', 0)}")
+    checkpoint = Path(out) if out else folder / "checkpoint"
+    tag = tag or as_tag(source)
+    begun = source_folder(model_or_name)
+    known = source_name(model_or_name)
+    if out and known:  # before days of training; what lies in the run's own folder, the run knows
+        name = f"{known.partition('.')[0]}.{tag}"
+        check_place(checkpoint, name=name, packed=False, source=begun, source_name=known)
     tuned = tune_series(model_or_name, data, run_dir=folder, **options)
     if not tuned.training.finished:
         return FinetuneResult(training=tuned.training, folder=None)
-    checkpoint = Path(out) if out else folder / "checkpoint"
     arch = tuned.model.madzoo_name.partition(".")[0]
-    _write(checkpoint, tuned, name=f"{arch}.{tag or as_tag(source)}", start=start, source=source)
+    _write(checkpoint, tuned, name=f"{arch}.{tag}", begun=begun, start=start, data=source)
     return FinetuneResult(training=tuned.training, folder=checkpoint)
 
 
@@ -78,12 +85,12 @@ def _as_loaded(model: Any) -> Any:
         return with_seasonality(model, type(model)(model.config).seasonality)
 
 
-def _write(folder: Path, tuned: Tuned, *, name: str, start: str, source: str) -> None:
-    cfg = PretrainedCfg(license=tuned.model.pretrained_cfg.get("license"), dataset=source)
+def _write(folder: Path, tuned: Tuned, *, name: str, begun: Path | None, start: str, data: str) -> None:
+    cfg = PretrainedCfg(license=tuned.model.pretrained_cfg.get("license"), dataset=data)
     like = next(tuned.model.parameters())
     write_finetuned(
-        folder, _as_loaded(tuned.model), name=name, cfg=cfg, example=tuned.example.to("cpu", like.dtype),
-        prose=_prose(tuned, name=name, start=start, source=source),
+        folder, _as_loaded(tuned.model), name=name, source=begun, cfg=cfg,
+        example=tuned.example.to("cpu", like.dtype), prose=_prose(tuned, name=name, start=start, source=data),
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ from madzoo.training.losses import cross_entropy
 from madzoo.training.recipe import Recipe
 from madzoo.training.validation import score_classifier
 from madzoo.workflows.finetune_data import FinetuneData, load_finetune_data
-from madzoo.workflows.finetune_folder import FinetuneResult, as_name, as_tag, write_finetuned
+from madzoo.workflows.finetune_folder import FinetuneResult, as_name, as_tag, source_folder, write_finetuned
+from madzoo.workflows.folder_place import check_place
 
 __all__ = ["DEFAULTS", "finetune_images"]
 
@@ -94,14 +95,15 @@ def finetune_images(
     recipe = _recipe(name, pictures, {**defaults, **choices}, side=form.size[1])
     start = model.madzoo_name if pretrained else f"{arch}-from-scratch"
     folder = Path(run_dir or f"runs/{start}-on-{as_tag(pictures.name)}-seed{seed}")
+    checkpoint, begun = Path(out) if out else folder / "checkpoint", source_folder(model_or_name)
+    if out:  # before the training; what lies in the run's own folder, the run knows
+        check_place(checkpoint, name=name, packed=False, source=begun, source_name=model.madzoo_name)
     cfg = _pretrained_cfg(model, pictures, form)
     result = _train(model, pictures, recipe, cfg, folder, max_minutes)
-    checkpoint = None
-    if result.finished:
-        checkpoint = Path(out) if out else folder / "checkpoint"
-        if make_accelerator().is_main_process:
-            _write(checkpoint, model, recipe, cfg, pictures, result, start)
-    return FinetuneResult(training=result, folder=checkpoint, class_names=pictures.class_names)
+    if result.finished and make_accelerator().is_main_process:
+        _write(checkpoint, model, recipe, cfg, pictures, result, start=start, begun=begun)
+    found = checkpoint if result.finished else None
+    return FinetuneResult(training=result, folder=found, class_names=pictures.class_names)
 
 
 def _seed(seed: Any) -> None:
@@ -217,13 +219,13 @@ def _pretrained_cfg(model: Any, pictures: FinetuneData, form: PictureFormat) -> 
 
 def _write(
     folder: Path, model: Any, recipe: Recipe, cfg: PretrainedCfg, pictures: FinetuneData, result: TrainingResult,
-    start: str,
+    *, start: str, begun: Path | None,
 ) -> None:  # fmt: skip
     model.load_state_dict(dict(result.state))
     example: Tensor = next(_batches(pictures.validation, cfg, batch_size=4))[0]
     write_finetuned(
-        folder, model, name=recipe.name, cfg=cfg, example=example, prose=_prose(recipe, pictures, result, start),
-        num_classes=len(pictures.class_names),
+        folder, model, name=recipe.name, source=begun, cfg=cfg, example=example,
+        prose=_prose(recipe, pictures, result, start), num_classes=len(pictures.class_names),
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Fine-tuning of a forecaster on a table or on tensors: a new model comes back, the one given stays as it was."""
 
-import copy
 import hashlib
 import inspect
 import logging
@@ -8,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,18 @@ from madzoo.data.columns import ID_COLUMN, TIMESTAMP_COLUMN
 from madzoo.data.ragged_windows import RaggedSteps, RaggedWindows, split_ragged
 from madzoo.data.series import read_series
 from madzoo.errors import ConfigError, DataError, check_choice, nearest
-from madzoo.factory import create_model
 from madzoo.layers.forecaster import Forecaster
+from madzoo.layers.series_reading import whole_number
 from madzoo.training.loop import TrainingResult, train
 from madzoo.training.losses import mean_squared_error, pinball
 from madzoo.training.recipe import Recipe
-from madzoo.workflows.finetune_folder import as_name
+from madzoo.workflows.finetune_start import MODES, make_learner, start_model
 from madzoo.workflows.season import with_season
 from madzoo.workflows.series_tensors import series_tensors
 
 __all__ = ["FINETUNE_LOSSES", "MODES", "Tuned", "check_options", "finetune_series", "tune_series"]
 
-MODES = ("full", "head")
 FINETUNE_LOSSES = ("pinball", "mae", "mse")
-HEADS = {"head", "linear_skip"}  # what reads the forecast out, by the names that the families give it
 VALIDATIONS = 10
 MOST_VALIDATION_WINDOWS = 512
 logger = logging.getLogger(__name__)
@@ -126,7 +124,8 @@ def tune_series(
             of [L] or [L, C] series.
         steps: optimizer steps, at least 1; made up to a multiple of the ten validations.
         lr: highest learning rate; a warm-up over a tenth of the steps leads to it and a cosine from it.
-        mode: ``"full"``, or ``"head"`` to train only what reads out the forecast.
+        mode: ``"full"``, or ``"head"`` to train only what reads out the forecast, as the model itself says it:
+            :meth:`madzoo.layers.forecaster.Forecaster.head_parameters`; of a linear model that is all of it.
         loss: ``"pinball"`` over the model's levels, ``"mae"`` of the median, ``"mse"`` of the mean.
         batch_size: windows in a step.
         weight_decay, ema_decay: see :class:`madzoo.training.recipe.Recipe`.
@@ -144,8 +143,10 @@ def tune_series(
         DataError: when the data cannot be read, or hold no window to train or validate on.
         MadzooError: whatever :func:`madzoo.create_model` says about the name.
     """
-    _check(steps, mode, loss, val_fraction)
-    start = _start(model_or_name, prediction_length, seed)
+    steps, batch_size = whole_number("steps", steps), whole_number("batch_size", batch_size)
+    seed = whole_number("seed", seed, least=0)
+    _check(mode, loss, val_fraction)
+    start = start_model(model_or_name, prediction_length, seed)
     columns = {"id_column": id_column, "timestamp_column": timestamp_column, "target": target, "freq": freq}
     if isinstance(data, (pd.DataFrame, str, Path)):
         data = read_series(data, **columns)
@@ -155,6 +156,12 @@ def tune_series(
     series = series_tensors(data, start)
     lengths = {"context_length": start.context_length, "prediction_length": start.prediction_length}
     windows, held_out = split_ragged(series, val_fraction=val_fraction, **lengths)
+    if not windows.has_targets():
+        raise DataError(
+            "the training part has no observed value.",
+            looked=f"{len(series)} series without their last {val_fraction:.0%}",
+            todo="a smaller val_fraction, or series that begin with observations",
+        )
     recipe = Recipe.from_dict({
         "name": f"{getattr(start, 'madzoo_name', type(start).__name__)}-finetuned",
         "dataset": f"{_fingerprint(series)} {mode} {loss} {val_fraction}",
@@ -164,7 +171,7 @@ def tune_series(
     })  # fmt: skip
     source = RaggedSteps(windows, batch_size=batch_size, steps_per_epoch=-(-steps // recipe.epochs), seed=seed)
     measure = _loss(loss, start.quantile_levels)
-    learner = _prepare(start, mode)
+    learner = make_learner(start, mode)
     validate = partial(_validate, windows=held_out, measure=measure, batch_size=max(batch_size, 32))
     with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng():
         before = validate(learner.eval())["score"]
@@ -188,43 +195,11 @@ def _choose(start: Forecaster, result: TrainingResult, loss: str, before: float,
     logger.warning("no step of the fine-tuning was better on the held-out part: the weights are those of the start.")
 
 
-def _check(steps: int, mode: str, loss: str, val_fraction: float) -> None:
+def _check(mode: str, loss: str, val_fraction: float) -> None:
     check_choice("mode", mode, MODES)
     check_choice("loss", loss, FINETUNE_LOSSES)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError("steps is a whole number, at least 1.", asked=steps)
-    if not 0 < val_fraction < 1:
-        raise ConfigError("val_fraction lies between 0 and 1.", asked=val_fraction)
-
-
-def _start(model_or_name: nn.Module | str, prediction_length: int | None, seed: int) -> Forecaster:
-    """Returns a model of its own: a copy, or built by name."""
-    if isinstance(model_or_name, str):
-        sizes: dict[str, Any] = {} if prediction_length is None else {"prediction_length": prediction_length}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)  # of a head that starts anew
-            model = create_model(as_name(model_or_name), pretrained=True, **sizes)
-    elif prediction_length not in (None, getattr(model_or_name, "prediction_length", None)):
-        raise ConfigError(
-            "a module comes with its horizon.",
-            asked=f"prediction_length={prediction_length}",
-            todo="the model's name, whose head is then made anew",
-        )
-    else:
-        model = copy.deepcopy(model_or_name)
-    if getattr(model, "asks_season", False) and prediction_length is not None:
-        raise ConfigError(
-            f"the horizon of {type(model).__name__} follows from its season.",
-            asked=f"prediction_length={prediction_length}",
-            todo="leave it out: predict and madzoo.forecast cut forecasts or roll them out",
-        )
-    if not isinstance(model, Forecaster) or not any(True for _ in model.parameters()):
-        raise ConfigError(
-            "only forecasters with parameters are fine-tuned on series.",
-            asked=model_or_name if isinstance(model_or_name, str) else type(model).__name__,
-            todo="madzoo.list_models(task='time-series-forecasting', pretrained=True)",
-        )
-    return model
+    if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
+        raise ConfigError("val_fraction is a number between 0 and 1.", asked=repr(val_fraction))
 
 
 def _fingerprint(series: Sequence[Tensor]) -> str:
@@ -233,20 +208,6 @@ def _fingerprint(series: Sequence[Tensor]) -> str:
     for one in series:
         digest.update(str(tuple(one.shape)).encode() + one.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _prepare(start: Forecaster, mode: str) -> Forecaster:
-    """Returns a copy to train, of which the head alone may learn."""
-    learner = copy.deepcopy(start)
-    for parameter in learner.parameters():
-        parameter.requires_grad_(mode == "full")
-    if mode == "head":
-        heads = [parameter for name, parameter in learner.named_parameters() if HEADS & set(name.split("."))]
-        if not heads:
-            raise ConfigError(f"{type(start).__name__} has no head of its own.", asked="mode=head", todo="mode='full'")
-        for parameter in heads:
-            parameter.requires_grad_(True)
-    return learner
 
 
 def _loss(name: str, levels: tuple[float, ...]) -> Callable[[Tensor, Tensor], Tensor]:

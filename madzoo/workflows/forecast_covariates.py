@@ -1,16 +1,16 @@
 """What a forecast is asked to use beside the past, brought to the form in which the model takes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from madzoo.data.columns import find_ids, find_time
+from madzoo.data.columns import column_names, find_ids, find_time, named_columns
 from madzoo.data.covariates import future_columns, read_future, read_past, read_static
 from madzoo.data.series import Series
-from madzoo.errors import ConfigError
+from madzoo.errors import ConfigError, DataError
 from madzoo.layers.forecaster import Forecaster
 from madzoo.workflows.covariate_regression import fit_covariates
 
@@ -32,22 +32,32 @@ class Covariates:
     future: pd.DataFrame | None
     regression: bool
 
-    def __post_init__(self) -> None:
-        for name in ("past", "static"):
-            if isinstance(getattr(self, name), str):
-                raise ConfigError(f"{name}_covariates is a list of columns.", asked=getattr(self, name))
-        if self.regression and self.future is None:
+    @classmethod
+    def asked(cls, *, past: Any, static: Any, future: Any, regression: bool) -> "Covariates":
+        """Reads what a caller asks for.
+
+        Raises:
+            ConfigError: when a list of columns is none, or a regression has no future.
+            DataError: when the future is no data frame, has no rows, or two columns of one name.
+        """
+        lists = {"past": past, "static": static}
+        for name, names in lists.items():
+            if isinstance(names, str) or not isinstance(names, Iterable):
+                raise ConfigError(f"{name}_covariates is a list of columns.", asked=repr(names))
+        if regression and future is None:
             raise ConfigError(
                 "a regression on covariates needs their future.",
                 asked="covariate_regression=True",
                 todo="future_df=... (--future FILE)",
             )
+        found = {name: column_names(names, f"{name}_covariates") for name, names in lists.items()}
+        return cls(future=None if future is None else _future_table(future), regression=regression, **found)
 
     def future_names(self, columns: dict[str, str]) -> list[str]:
         """Returns the columns of the future; empty ones, such as a target's place, are none."""
         if self.future is None:
             return []
-        empty = {str(name) for name in self.future if pd.Series(self.future[name]).isna().all()}
+        empty = {name for name in self.future if pd.Series(self.future[name]).isna().all()}
         return [name for name in future_columns(self.future, **columns) if name not in empty]
 
     def check(self, model: Forecaster, columns: dict[str, str]) -> None:
@@ -55,8 +65,17 @@ class Covariates:
 
         Raises:
             ConfigError: with the columns, and what to do.
+            DataError: when a regression has none to use.
         """
-        known = [] if self.regression else self.future_names(columns)
+        known = self.future_names(columns)
+        if self.regression and not known:
+            raise DataError(
+                "future_df holds no covariate: every column beside id and time is empty, or there is none.",
+                asked="covariate_regression=True",
+                looked=f"columns {', '.join(self.future)}" if self.future is not None else None,
+                todo="a column of known values at the steps to forecast, which the table of the past has too",
+            )
+        known = [] if self.regression else known
         kinds = {"past": list(self.past), "known_future": known, "static": list(self.static)}
         refused = {kind: names for kind, names in kinds.items() if names and kind not in model.supports_covariates}
         if not refused:
@@ -70,6 +89,14 @@ class Covariates:
             looked=f"it supports {', '.join(sorted(model.supports_covariates)) or 'none'}",
             todo=f"drop {' and '.join(source[kind] for kind in refused)}{also}",
         )
+
+
+def _future_table(future: Any) -> pd.DataFrame:
+    if not isinstance(future, pd.DataFrame):
+        raise DataError("future_df is a pandas data frame.", asked=type(future).__name__, todo="pd.DataFrame(...)")
+    if len(future) == 0:
+        raise DataError("future_df has no rows.", todo="one row for each step to forecast")
+    return named_columns(future)
 
 
 def read_covariates(

@@ -1,21 +1,25 @@
 """The quantization workflow: a model's name in, a checkpoint folder with packed weights out.
 
-What is validated at the end is what the written folder loads as, not the model in memory.
+What is validated at the end is what the written folder loads as, not the model in memory; only then does it take the
+place of an older one.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from madzoo.errors import ConfigError, check_choice
+from madzoo.errors import ConfigError
 from madzoo.factory import create_model
-from madzoo.quantization.ptq import POLICIES
-from madzoo.quantization.straight_through import find_estimator
 from madzoo.training.loop import TrainingResult, make_accelerator
+from madzoo.workflows.finetune_folder import source_folder
+from madzoo.workflows.folder_place import check_place, keep_reports, publish, staged
+from madzoo.workflows.quantize_choices import check_choices, command_line
 from madzoo.workflows.quantize_folder import PackedFolder, compare_on_test, write_packed, write_prose
 from madzoo.workflows.quantize_levels import QatRun, round_weights
-from madzoo.workflows.quantize_task import Subject, calibration_task, choose_plan, load_subject, qat_recipe, qat_task
+from madzoo.workflows.quantize_plan import choose_plan
+from madzoo.workflows.quantize_task import Subject, calibration_task, load_subject, qat_recipe, qat_task
 
 __all__ = ["QuantizeResult", "quantize"]
 
@@ -33,6 +37,7 @@ class QuantizeResult:
         folder: the checkpoint folder; None while a training is unfinished.
         float_bytes, packed_bytes: sizes of the weight files.
         training: of ``qat``.
+        dropped: reports of older weights, which went with them.
     """
 
     name: str
@@ -45,6 +50,7 @@ class QuantizeResult:
     float_bytes: int = 0
     packed_bytes: int = 0
     training: TrainingResult | None = None
+    dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return str(self.training) if self.folder is None else str(self.folder)
@@ -89,24 +95,32 @@ def quantize(
         seed: of calibration samples, gauge steps, order and augmentation.
         dataset: a name of the catalog in place of the training data set that the weights state.
         data_dir: local data folder; see :func:`madzoo.data.catalog.data_dir`.
-        out: the checkpoint folder; ``runs/<arch>.<tag>-int<bits>`` by default.
+        out: the checkpoint folder; ``runs/<arch>.<tag>-int<bits>`` by default. It is new, or holds packed weights of
+            that name, which are replaced, and with them the reports about them; reports about the same weights stay.
         run_dir: holds a training's resumable state and log; named after the choices by default.
         max_minutes: stops a training at a resumable point after so long.
         evaluate: meet the test part once with the result, and record the rows.
 
     Raises:
-        ConfigError: on choices that do not go together, or a model that cannot be quantized.
+        ConfigError: on choices that cannot be or do not go together, a model that cannot be quantized, or a folder that
+            holds something else.
         DataError: when the data cannot be read.
         CheckpointError: when the run folder holds another run, or the folder cannot be written.
         MadzooError: whatever :func:`madzoo.create_model` says about the name.
     """
     training = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     timing = {"steps": steps, "run_dir": run_dir, "max_minutes": max_minutes}
-    _check(qat=qat, policy=policy, estimator=estimator, training=training | timing)
+    stated = {"bits": bits, "dataset": dataset, "policy": policy, "qat": qat, "group_size": group_size}
+    stated |= {"estimator": estimator, "epochs": epochs, "steps": steps, "lr": lr, "batch_size": batch_size}
+    stated["seed"] = seed
+    check_choices(stated | timing)
     subject = load_subject(name, dataset=dataset, data_dir=data_dir)
     if evaluate:
         _check_test(subject)
     full_name = f"{subject.name}-{'t2' if bits == 2 else f'int{bits}'}"
+    out = Path(out or f"runs/{full_name}")
+    place = {"name": full_name, "packed": True, "source": source_folder(name), "source_name": subject.name}
+    check_place(out, **place)
     recipe = qat_recipe(subject, full_name, seed=seed, **training) if qat else None
     task, recipe = qat_task(subject, recipe, steps=steps) if recipe else (calibration_task(subject, seed=seed), None)
     method = "qat" if qat else policy or "gauge"
@@ -120,34 +134,25 @@ def quantize(
     told = {"name": full_name, "start": subject.name, "method": method, "before": before, "record": found.record}
     if found.weights is None or not make_accelerator().is_main_process:
         return QuantizeResult(**told, training=found.training)
-    command = _command(
-        subject.name, bits=bits, policy=policy, qat=qat, group_size=group_size, estimator=estimator, epochs=epochs,
-        steps=steps, lr=lr, batch_size=batch_size, seed=seed,
-    )  # fmt: skip
-    folder = PackedFolder(
-        path=Path(out or f"runs/{full_name}"), name=full_name, start=subject.name, method=method, bits=bits,
-        command=command,
-    )  # fmt: skip
-    sizes = write_packed(folder, found.model, found.weights, like=subject.model, example=task.example)
-    after = task.validate(create_model(f"local-dir:{folder.path}", verify=True).eval())
-    write_prose(folder, before=before, after=after, training=found.training, data=subject.generator or subject.dataset)
+    check_place(out, **place)  # a training may have taken days
+    with staged(out) as stage:
+        folder = PackedFolder(
+            path=stage, name=full_name, start=subject.name, method=method, bits=bits,
+            command=command_line(subject.name, stated),
+        )  # fmt: skip
+        sizes = write_packed(folder, found.model, found.weights, like=subject.model, example=task.example)
+        after = task.validate(create_model(f"local-dir:{stage}", verify=True).eval())
+        keep_reports(out, stage)
+        data = subject.generator or subject.dataset
+        write_prose(folder, before=before, after=after, training=found.training, data=data)
+        dropped = publish(stage, out)
     if evaluate:
+        folder = dataclasses.replace(folder, path=out)
         compare_on_test(folder, name, dataset=subject.dataset, data_dir=data_dir, seed=seed)
     return QuantizeResult(
-        **told, training=found.training, folder=folder.path, after=after, float_bytes=sizes[0], packed_bytes=sizes[1]
-    )
-
-
-def _check(*, qat: bool, policy: str | None, estimator: str, training: Mapping[str, Any]) -> None:
-    if policy is not None:
-        check_choice("policy", policy, POLICIES)
-    find_estimator(estimator)
-    given = [name for name, value in training.items() if value is not None]
-    if qat and policy is not None:
-        raise ConfigError("a policy is for rounding after training.", asked=f"policy={policy!r}, qat", todo="one")
-    if not qat and (given or estimator != "lsq"):
-        asked = ", ".join([*given, *(["estimator"] if estimator != "lsq" else [])])
-        raise ConfigError("only a training has steps and rates.", asked=asked, todo="--qat")
+        **told, training=found.training, folder=out, after=after, float_bytes=sizes[0], packed_bytes=sizes[1],
+        dropped=dropped,
+    )  # fmt: skip
 
 
 def _check_test(subject: Subject) -> None:
@@ -157,15 +162,3 @@ def _check_test(subject: Subject) -> None:
             asked=f"evaluate={subject.name}, trained on {subject.dataset}",
             todo="madzoo evaluate FOLDER --benchmark NAME --record-in FOLDER",
         )
-
-
-def _command(name: str, **choices: Any) -> str:
-    """The command line that makes the folder again."""
-    words = ["madzoo", "quantize", name]
-    for key, value in choices.items():
-        option = f"--{key.replace('_', '-')}"
-        if value is True:
-            words.append(option)
-        elif value is not None and value is not False and (key, value) != ("estimator", "lsq"):
-            words += [option, f"{value}"]
-    return " ".join(words)

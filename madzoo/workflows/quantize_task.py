@@ -1,4 +1,4 @@
-"""What is quantized and on which data: a model with its weights, its own training and validation parts, a plan."""
+"""What is quantized and on which data: a model with its weights, its own training and validation parts."""
 
 import dataclasses
 import re
@@ -6,25 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from madzoo.data.catalog import DATASETS
 from madzoo.data.series_steps import GENERATORS, generator_and_recordings
 from madzoo.errors import ConfigError, DataError, nearest
 from madzoo.factory import create_model
-from madzoo.quantization.calibration import calibrate_on
-from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import measured_increases, mixed_plan
-from madzoo.quantization.plan import make_plan, quantized_parameters, stored_bits
 from madzoo.training.loop import StepSource, make_accelerator
 from madzoo.training.losses import cross_entropy
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.finetune_folder import as_name
 from madzoo.workflows.training_task import TrainingTask, training_task
 
-__all__ = [
-    "OBSERVER", "Subject", "calibration_task", "choose_plan", "load_subject", "qat_recipe", "qat_task", "samples",
-]  # fmt: skip
+__all__ = ["OBSERVER", "Subject", "calibration_task", "load_subject", "qat_recipe", "qat_task", "samples"]
 
 OBSERVER = "mse"
 PACKED = re.compile(r".+-(?:int\d|t2)")
@@ -122,26 +116,6 @@ def samples(task: TrainingTask) -> list[tuple[Tensor, Tensor]]:
     return batches
 
 
-def choose_plan(
-    model: nn.Module, bits: int, *, group_size: int | None, policy: str | None, task: TrainingTask
-) -> dict[str, Grid]:
-    """Plans the grids: matrices at few bits, what is small and delicate at 8; two bits are ternary.
-
-    Raises:
-        ConfigError: on bits or a group size that no grid has.
-    """
-    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-        raise ConfigError("weights are quantized to 2 to 8 bits.", asked=f"bits={bits!r}", todo="--bits 8, 4, 3 or 2")
-    kind = "ternary" if bits == 2 else "uniform"
-    plan = make_plan(model, bits, kind=kind, group_size=group_size)
-    if policy != "mixed":
-        return plan
-    judge = calibrate_on(samples(task), task.loss, policy="mixed")
-    increases = measured_increases(model, judge, observer=OBSERVER, group_size=group_size)
-    budget = stored_bits(quantized_parameters(model), plan)
-    return mixed_plan(model, increases, budget, group_size=group_size)
-
-
 def qat_recipe(
     subject: Subject, name: str, *, epochs: int | None, lr: float | None, batch_size: int | None, seed: int
 ) -> Recipe:
@@ -156,7 +130,8 @@ def qat_recipe(
         {
             "name": name, "dataset": subject.dataset, "start": subject.name, "epochs": 1 if epochs is None else epochs,
             "steps_per_epoch": _steps(subject), "loss": _loss(subject), "lr": rate,
-            "batch_size": batch_size or _batch_size(subject), "min_lr": MIN_LR_SHARE * rate, "clip_norm": 1.0,
+            "batch_size": _batch_size(subject) if batch_size is None else batch_size,
+            "min_lr": MIN_LR_SHARE * rate, "clip_norm": 1.0,
             "select": "best", "flip": subject.is_classifier, "crop_padding": round(CROP_SHARE * side), "seed": seed,
         }
     )  # fmt: skip

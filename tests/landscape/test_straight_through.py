@@ -36,9 +36,29 @@ def test_before_it_settles_the_average_is_off() -> None:
     assert two_level_orbit(0.5, 0.001, start=1.0, steps=1000, settle=2000).mean == pytest.approx(0.5, abs=3e-3)
 
 
-@pytest.mark.parametrize(("c", "lr"), [(1.0, 0.1), (0.0, 0.0), (np.nan, 1.0)])
+@pytest.mark.parametrize("settle", [0, 3])
+@pytest.mark.parametrize("steps", [1, 7, 500])
+def test_the_tolerance_holds_from_any_start(steps: int, settle: int) -> None:
+    rng = np.random.default_rng(steps)
+    targets, rates = rng.uniform(-1, 1, 60), 10 ** rng.uniform(-3, 1, 60)
+    starts = rng.uniform(-5, 5, 60) * rates * rng.choice([0.3, 1, 30], 60)
+    for c, lr, start in zip(targets, rates, starts, strict=True):
+        found = two_level_orbit(c, lr, start=start, steps=steps, settle=settle)
+        assert abs(found.mean - c) <= found.tolerance, (c, lr, start)
+        assert abs(found.flip_frequency - (1 - abs(c))) <= found.tolerance, (c, lr, start)
+
+
+def test_the_tolerance_tells_of_a_far_start() -> None:
+    far = two_level_orbit(0.0, 0.003, start=0.31, steps=20_000)
+    assert 0.005 < far.mean <= far.tolerance < 0.0055
+    assert two_level_orbit(0.0, 0.003, start=0.31, steps=20_000, settle=104).tolerance == 3 / 20_000
+
+
+@pytest.mark.parametrize(("c", "lr"), [(1.0, 0.1), (0.0, 0.0), (np.nan, 1.0), (0.5, np.inf)])
 def test_what_is_not_known_is_refused(c: float, lr: float) -> None:
     with pytest.raises(ConfigError, match="the orbit is known"):
         two_level_orbit(c, lr)
     with pytest.raises(ConfigError, match="at least one step"):
         two_level_orbit(0.5, 0.1, steps=0)
+    with pytest.raises(ConfigError, match="a finite start"):
+        two_level_orbit(0.5, 0.1, start=np.nan)

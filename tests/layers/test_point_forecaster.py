@@ -101,6 +101,60 @@ def test_covariates():
         model(x, past_covariates=marks[:, :4])
 
 
+def marks(seed=4):
+    return torch.rand(3, 8, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) - 0.5
+
+
+class Echo(Trend):
+    """Remembers the covariates that its network meets."""
+
+    supports_covariates = frozenset({"past"})
+
+    def network(self, values, covariates):
+        self.met = covariates
+        return super().network(values, covariates)
+
+
+def test_marks_keep_their_numbers():
+    model, given = Echo(), marks()
+    given[0, :, 0] = 0.5  # as the hour of a window of days: constant, and not nothing
+    model.predict(past(), past_covariates=given)
+    assert torch.equal(model.met, given)
+    given[1, 2, 1] = NAN
+    model.predict(past(), past_covariates=given)
+    assert torch.equal(model.met, fill_missing(given))
+    model(past(), past_covariates=1e6 * given)  # the published function takes what it is given
+    assert torch.equal(model.met, fill_missing(1e6 * given))
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 1e6, 1e300])
+@pytest.mark.parametrize("offset", [20.0, 1e6])
+def test_covariates_in_units_are_standardised_by_themselves(size, offset):
+    model, plain = Echo(use_norm=False), marks()
+    given = torch.stack([size * (plain[..., 0] + offset), plain[..., 1]], dim=2)
+    given[1, 2, 0] = NAN
+    model.predict(past(), past_covariates=given)
+    assert torch.equal(model.met[..., 1], plain[..., 1])
+    seen = plain[..., 0].masked_fill(given[..., 0].isnan(), NAN)
+    mean = seen.nanmean(1, keepdim=True)
+    deviation = (seen - mean).square().nanmean(1, keepdim=True).sqrt()
+    expected = fill_missing(((seen - mean) / deviation).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(model.met[..., 0], expected, rtol=0, atol=1e-8)
+
+
+def test_covariates_without_a_scale_say_nothing():
+    model = Echo()
+    model.predict(past(), past_covariates=torch.stack([torch.full((3, 8), 7.0), torch.full((3, 8), NAN)], dim=2))
+    assert model.met.eq(0).all()
+
+
+def test_covariates_lose_no_digit_beside_a_narrow_series():
+    model, plain = Echo(use_norm=False), marks()
+    model.predict(past().float(), past_covariates=plain + 1e9)
+    standard = (plain - plain.mean(1, keepdim=True)) / plain.std(1, keepdim=True, unbiased=False)
+    torch.testing.assert_close(model.met, standard, rtol=0, atol=1e-5)
+
+
 def test_misfits_are_told():
     for wrong in (torch.zeros(2, 8), torch.zeros(2, 0, 1), torch.zeros(2, 8, 1, dtype=torch.int64)):
         with pytest.raises(ShapeError, match=r"\[B, L, C\]"):

@@ -1,9 +1,17 @@
-"""Quantiles at other levels, and of mixtures, against what a normal distribution says."""
+"""Levels asked for, quantiles at other levels, and of mixtures, against what a normal distribution says."""
 
 import pytest
 import torch
 
-from madzoo.layers.quantile_levels import interpolate_quantiles, mixture_quantiles
+from madzoo.errors import ConfigError
+from madzoo.layers.quantile_levels import (
+    NINE_LEVELS,
+    central_level,
+    check_levels,
+    interpolate_quantiles,
+    mixture_quantiles,
+    usual_levels,
+)
 
 NINE = tuple(i / 10 for i in range(1, 10))
 NORMAL = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1)
@@ -53,3 +61,15 @@ def test_ties_and_the_order_of_forecasts_do_not_matter():
     shaken = forecasts + 1e-13 * torch.randn(100, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = mixture_quantiles(shaken, (0.1, 0.5, 0.9))
     torch.testing.assert_close(found, mixture_quantiles(forecasts, (0.1, 0.5, 0.9)).expand(100, 3), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("asked", [0.5, None, ["a"], [None], "0.5", (), [float("nan")], [1.5]], ids=str)
+def test_what_is_no_sequence_of_known_levels(asked):
+    with pytest.raises(ConfigError, match=r"sequence of numbers|outside the model's range"):
+        check_levels((0.1, 0.9), asked)
+
+
+def test_levels_of_a_forecast_that_asks_for_none():
+    assert usual_levels((0.1, 0.5, 0.9)) == usual_levels((0.05, 0.95)) == NINE_LEVELS
+    assert usual_levels((0.5,)) == (0.5,) and usual_levels((0.1, 0.85)) == (0.1, 0.85)
+    assert [central_level(known) for known in ((0.1, 0.9), (0.7, 0.9), (0.1, 0.3), (0.5,))] == [0.5, 0.7, 0.3, 0.5]

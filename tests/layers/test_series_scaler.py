@@ -50,6 +50,22 @@ def test_degenerate_series(dtype):
     assert scaled.values[4].abs().max() > 1
 
 
+def test_near_the_largest_numbers_the_units_are_as_elsewhere():
+    scaler, x = SeriesScaler(), 1.5 * series().tanh()
+    large, unit = 2.0**1023, scaler(x)
+    scaled = scaler(large * x)
+    torch.testing.assert_close(scaled.values, unit.values)
+    torch.testing.assert_close(scaled.scale / large, unit.scale)
+    torch.testing.assert_close(scaled.location / large, unit.location)
+    y = torch.tensor([[-1.2, 0.4, 1.2]]).double().expand(3, -1)
+    torch.testing.assert_close(scaler.restore(y, scaled) / large, scaler.restore(y, unit))
+    # A location at one end and a step to the other: either half alone would overflow.
+    ends = scaled._replace(
+        location=torch.full_like(scaled.location, -large), scale=torch.full_like(scaled.scale, large)
+    )
+    assert (scaler.restore(torch.full((3, 1), 2.5).double(), ends) == 1.5 * large).all()
+
+
 def test_restores_quantiles_per_series():
     scaled = SeriesScaler()(torch.tensor([[0.0, 2.0], [10.0, 30.0]]))
     restored = SeriesScaler().restore(torch.ones(2, 4, 3), scaled)

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from symmetry_check import assert_symmetries_hold
@@ -226,6 +227,13 @@ class TestSamplingRate:
         with pytest.raises(ConfigError, match="scale_factor"):
             build().scale_factor = scale
 
+    @pytest.mark.parametrize("change", [{"scale_factor": 1e-9}, {"seasonality": 10**9}])
+    def test_refuses_a_forecast_that_fills_the_memory(self, change):
+        model = build()
+        with pytest.raises(ConfigError, match="at most 1048576 steps"):
+            vars(type(model))[next(iter(change))].__set__(model, *change.values())
+        assert model.scale_factor == 1 and model.prediction_length == 24
+
     @pytest.mark.parametrize("seasonality", [0, -3, 2.5, True, "24"])
     def test_refuses_what_is_no_season(self, seasonality):
         with pytest.raises(ConfigError, match="seasonality"):
@@ -248,6 +256,16 @@ class TestStream:
             for x_t in past(400, batch=1, gaps=0.3).unbind(1):
                 y, state = model.step(x_t, state)
         assert y.isfinite().all() and y.shape == (1, 24, 2, 3)
+
+    def test_refuses_what_is_no_stream(self):
+        model = build()
+        for count in (-1, 0, 2.0, "2", True):
+            with pytest.raises(ConfigError, match="batch_size is a whole number"):
+                model.init_state(count)
+        state = model.init_state(2)
+        for x_t, held in ((np.zeros((2, 3)), state), (None, state), (torch.zeros(2, 3), None), (torch.zeros(2, 3), ())):
+            with pytest.raises(ShapeError, match="the state before it"):
+                model.step(x_t, held)
 
     def test_refuses_other_series(self):
         model = build()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from madzoo.errors import CheckpointError, ConfigError
+from madzoo.factory import create_model
 from madzoo.layers.forecaster import with_seasonality
 from madzoo.layers.series_scaler import SeriesScaler
 from madzoo.models.series.flowstate import FlowState, FlowStateConfig
@@ -65,6 +66,14 @@ def test_anchors_are_the_last_value_the_last_season_and_last_week(model):
 def test_gradients_reach_every_parameter(model):
     model(torch.randn(4, 192, 1, dtype=torch.float64)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("context_length", [5, 50, 200])
+def test_refuses_parts_of_seasons(context_length):
+    with pytest.raises(ConfigError, match=r"whole seasons|patch_size <= context_length"):
+        create_model("season_s4d_small_672_192", context_length=context_length)
+    short = create_model("season_s4d_small_672_192", context_length=24, d_model=4, depth=1, bottleneck=4)
+    assert short.predict([[1.0, 3.0, 2.0]])[0].isfinite().all()
 
 
 def test_refuses_what_is_no_season(model):
@@ -148,6 +157,6 @@ def test_weights_fit_a_longer_context_and_more_anchors(model):
     sooner = SeasonS4D(replace(SMALL, prediction_length=24)).double().eval()
     sooner.load_state_dict(adapt_season_weights(further.state_dict(), later, sooner.config))
     torch.testing.assert_close(sooner(x), model(x)[:, :24])
-    for field, value in (("context_length", 168), ("context_length", 200), ("d_model", 16)):
+    for field, value in (("context_length", 168), ("d_model", 16)):
         with pytest.raises(CheckpointError):
             adapt_season_weights(model.state_dict(), SMALL, replace(SMALL, **{field: value}))

@@ -1,9 +1,12 @@
 """Recipes: what is read is what was written, and nothing else is taken."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from madzoo.errors import ConfigError
-from madzoo.training.recipe import Recipe
+from madzoo.training.recipe import RANGES, Recipe
 from madzoo.training.schedule import learning_rate
 
 MINIMAL = {"name": "a.b", "dataset": "d", "epochs": 2, "batch_size": 8, "lr": 0.1, "loss": "mse"}
@@ -28,6 +31,16 @@ def test_file_round_trip(tmp_path):
         ({"min_lr": 0.2}, "min_lr"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"workers": -1}, "at least 0"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be"),
+        ({"lr": float("inf")}, "lr must be at least 0 and finite"),
+        ({"beta2": 1.0}, "beta2 must be at least 0 and below 1"),
+        ({"clip_norm": -0.5}, "clip_norm"),
+        ({"label_smoothing": 2.0}, "label_smoothing"),
+        ({"mixup": -1.0}, "mixup"),
+        ({"cutmix": float("inf")}, "cutmix"),
+        ({"seed": 2**64}, "seed"),
+        ({"layer_decay": float("nan")}, "layer_decay"),
         ({"refit": True, "select": "best"}, "choose nothing"),
         ({"refit": True, "patience": 2}, "choose nothing"),
     ],
@@ -35,6 +48,16 @@ def test_file_round_trip(tmp_path):
 def test_bad_entries_are_named(change, word):
     with pytest.raises(ConfigError, match=word):
         Recipe.from_dict({**MINIMAL, **change})
+
+
+def test_every_number_has_a_range():
+    numbers = {f.name for f in dataclasses.fields(Recipe) if f.type in (int, float)}
+    assert numbers == {*RANGES, "layer_decay"}
+
+
+def test_numbers_of_other_libraries_become_pythons():
+    recipe = Recipe.from_dict({**MINIMAL, "epochs": np.int64(2), "lr": np.float32(0.5)})
+    assert type(recipe.epochs) is int and type(recipe.lr) is float and recipe.lr == 0.5
 
 
 def test_missing_entries_are_named():

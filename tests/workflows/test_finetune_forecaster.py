@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,12 +13,16 @@ from typer.testing import CliRunner
 
 import madzoo
 from madzoo.checkpoint.card import check_card
+from madzoo.checkpoint.folder import read_folder
 from madzoo.cli import app
 from madzoo.errors import CheckpointError, ConfigError, DataError
+from madzoo.evaluation import ResultRow
 from madzoo.factory import create_model
 from madzoo.layers.forecaster import with_seasonality
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
+from madzoo.workflows.evaluate import record_rows
 from madzoo.workflows.finetune import finetune, finetune_to_folder
+from madzoo.workflows.finetune_forecaster import finetune_forecaster
 from tests.workflows.tiny_data import make_classifier, make_forecaster
 
 QUICK = {"steps": 10, "lr": 0.02, "batch_size": 8, "seed": 0}
@@ -73,6 +79,37 @@ def test_a_table_becomes_a_checkpoint_that_forecasts_it(tmp_path, start, shop, m
     assert CliRunner().invoke(app, ["forecast", str(shop), *options], catch_exceptions=False).exit_code == 0
     written = pd.read_csv(tmp_path / "Corner Shop_forecast.csv")
     assert len(written) == 48 and written["predictions"].between(20, 60).all()
+
+
+def test_the_folder_of_other_weights_is_left_alone(tmp_path, start, shop, caplog):
+    work = {"steps": 10, "lr": 0.02, "batch_size": 8, "target": "sales"}
+    mine, other = Path(shutil.copytree(start, tmp_path / "mine")), tmp_path / "other"
+    before = (mine / "config.json").read_bytes()
+    for out, message in (
+        (mine, "to start from"),
+        (mine / "tuned", "to start from"),
+        (start, "holds the float weights"),
+    ):
+        with pytest.raises(ConfigError, match=message):  # before the training
+            finetune_forecaster(f"local-dir:{mine}", shop, out=out, run_dir=tmp_path / "unused", **work)
+    assert (mine / "config.json").read_bytes() == before and not (tmp_path / "unused").exists()
+
+    runs = [tmp_path / "run0", tmp_path / "run1"]
+    finetune_forecaster(str(mine), shop, out=other, run_dir=runs[0], seed=0, **work)
+    weights = read_folder(other).sha256
+    row = ResultRow(
+        model="patch_s4d_nano_512_96.corner-shop", weights_sha256=weights, dataset="shop", data_fingerprint="f" * 64,
+        split="test", n=1, metrics={"mse": 0.5}, seconds=0.0,
+    )  # fmt: skip
+    record_rows(other, [row])
+    finetune_forecaster(str(mine), shop, out=other, run_dir=runs[0], seed=0, **work)
+    assert read_folder(other).sha256 == weights and (other / "evaluation.json").exists()
+    assert "replaced" not in caplog.text
+    check_card(other)
+    finetune_forecaster(str(mine), shop, out=other, run_dir=runs[1], seed=1, **work)
+    assert read_folder(other).sha256 != weights and not (other / "evaluation.json").exists()
+    assert "about the weights replaced: evaluation.json" in caplog.text
+    check_card(other)
 
 
 def test_every_option_of_the_command(tmp_path, start, shop):

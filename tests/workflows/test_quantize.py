@@ -1,6 +1,7 @@
 """The quantization workflow on tiny data: a model's folder in, a packed folder out, which loads and is measured."""
 
 import json
+import math
 from shutil import copytree
 
 import pytest
@@ -144,14 +145,23 @@ def test_misfits_are_refused(tmp_path, start, zeroshot, data_folder):
         with pytest.raises(ConfigError, match=words):
             quantize(name, data_dir=data_folder, **{"bits": 4, **choices})
 
-    refused("2 to 8 bits", bits=1)
-    refused("2 to 8 bits", bits=True)
+    refused("bits is a whole number, 2 to 8", bits=1)
+    refused("bits is a whole number, 2 to 8", bits=True)
     refused("did you mean gauge", policy="gague")
     refused("did you mean lsq", qat=True, estimator="lqs")
     refused("rounding after training", qat=True, policy="rtn")
     refused("only a training", steps=3)
     refused("only a training", estimator="ste")
-    refused("at least one element", group_size=0)
+    for name in ("group_size", "epochs", "steps", "batch_size"):
+        for value in (0, -3, 2.5, True, "2"):
+            refused(f"{name} is a whole number, at least 1", qat=True, **{name: value})
+    for value in (-1, 2**32, None, 0.5):
+        refused("seed is a whole number, 0 to", seed=value)
+    for value in (0, 0.0, -1e-3, math.nan, math.inf, "0.1", True):
+        refused("lr is a number above 0", qat=True, lr=value)
+    for value in (-1, math.nan, "soon"):
+        refused("max_minutes is a number at least 0", qat=True, max_minutes=value)
+    refused("no row is as long as a group", group_size=10**9)
     refused("at least one step", zeroshot, qat=True, steps=1, epochs=2, run_dir=tmp_path)
     refused("only models of the zoo", "timm/resnet18")
     refused("not in the catalog", make_forecaster(tmp_path / "mine", dataset="My Shops"))

@@ -76,6 +76,7 @@ class DirectForecaster(Forecaster, ABC):
 
     task = "time-series-forecasting"
     channels_meet: bool = False
+    short_is_padded = True
 
     def __init__(self, config: DirectConfig, *, instance_norm: bool = True, norm_eps: float = 0.0) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class DLinear(DirectForecaster):
     """
 
     config: DLinearConfig
+    head_names = ("Linear_Seasonal", "Linear_Trend")  # all there is
 
     def __init__(self, config: DLinearConfig) -> None:
         super().__init__(config, instance_norm=config.instance_norm)

@@ -23,6 +23,7 @@ from madzoo.layers.forecaster import Forecaster
 from madzoo.layers.functional_basis import BASES, FunctionalBasisDecoder
 from madzoo.layers.linear import Linear
 from madzoo.layers.season_grid import SEASONLESS
+from madzoo.layers.series_reading import whole_number
 from madzoo.layers.weight_decay import named_by_layers
 from madzoo.models.series.direct import (
     NINE_LEVELS,
@@ -36,6 +37,7 @@ from madzoo.registry import MAX_DEPTH
 
 __all__ = ["FlowState", "FlowStateConfig", "StreamState"]
 
+MOST_STEPS = 2**20  # of one forecast: half a gigabyte of basis functions
 STEPS_AT_A_TIME = 2**18  # of all channels together, so that long contexts of many series do not fill the memory
 
 
@@ -132,6 +134,8 @@ class FlowState(Forecaster):
     task = "time-series-forecasting"
     channels_meet = False
     asks_season = True
+    short_is_padded = True
+    head_names = ("decoder.projection",)
 
     def __init__(self, config: FlowStateConfig) -> None:
         super().__init__()
@@ -167,8 +171,7 @@ class FlowState(Forecaster):
 
     @seasonality.setter
     def seasonality(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError("seasonality is a whole number of steps, at least 1.", asked=value)
+        value = whole_number("seasonality", value)
         self._rescale(SEASONLESS if value == 1 else self.config.base_seasonality / value, value)
 
     def _rescale(self, scale: float, seasonality: int | None) -> None:
@@ -180,6 +183,13 @@ class FlowState(Forecaster):
                 asked=f"scale_factor={scale!r}" + (f" for seasonality={seasonality}" if seasonality else ""),
                 looked=f"prediction_length={span}",
                 todo="base_seasonality divided by the steps of a season",
+            )
+        if span / scale > MOST_STEPS:
+            raise ConfigError(
+                f"a forecast has at most {MOST_STEPS} steps.",
+                asked=f"scale_factor={scale!r}" + (f" for seasonality={seasonality}" if seasonality else ""),
+                looked=f"prediction_length={span} at scale 1, so {span / scale:.3g} steps",
+                todo=f"scale_factor={span / MOST_STEPS:.3g} or more: a series with fewer steps in a season",
             )
         self._scale_factor = float(scale)
         self._seasonality = seasonality or max(1, round(self.config.base_seasonality / scale))
@@ -221,7 +231,12 @@ class FlowState(Forecaster):
         return self._forecasts(past_values, length - shortest + 1)
 
     def init_state(self, batch_size: int) -> StreamState:
-        """Returns the state of series of which nothing was seen; their number of channels shows at the first step."""
+        """Returns the state of series of which nothing was seen; their number of channels shows at the first step.
+
+        Raises:
+            ConfigError: when batch_size is no whole number, or below 1.
+        """
+        batch_size = whole_number("batch_size", batch_size)
         home = self.embed.weight.device
         blocks = (cast(FlowBlock, block).init_state(batch_size).unsqueeze(1) for block in self.blocks)
         return StreamState(self.scaler.init_state((batch_size, 1), device=home), tuple(blocks))
@@ -296,6 +311,12 @@ class FlowState(Forecaster):
         return self.scaler.restore(y, **units, dtype=dtype)
 
     def _check_step(self, x_t: Tensor, state: StreamState) -> tuple[int, int]:
+        if not isinstance(x_t, Tensor) or not isinstance(state, StreamState):
+            raise ShapeError(
+                "a step takes a tensor [B, C] and the state before it.",
+                asked=f"{type(x_t).__name__} and {type(state).__name__}",
+                todo="step(torch.as_tensor(x_t), init_state(batch_size)), then the state that each step returns",
+            )
         held = state.scaler.count.shape
         found = f"{list(x_t.shape)} {x_t.dtype}, a state of {list(held)} series and channels"
         if x_t.ndim != 2 or x_t.shape[1] == 0 or not x_t.is_floating_point():

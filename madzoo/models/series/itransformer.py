@@ -91,6 +91,7 @@ class ITransformer(DirectForecaster):
     """
 
     channels_meet = True
+    head_names = ("projector",)
     config: ITransformerConfig
 
     def __init__(self, config: ITransformerConfig) -> None:

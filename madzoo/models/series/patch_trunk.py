@@ -157,6 +157,7 @@ class PatchForecaster(DirectForecaster):
     """
 
     block: ClassVar[type[PatchBlock[Any]]]
+    head_names = ("head", "linear_skip")
     config: PatchConfig
 
     def __init__(self, config: PatchConfig) -> None:

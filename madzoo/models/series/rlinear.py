@@ -99,6 +99,7 @@ class RLinear(DirectForecaster):
     """
 
     config: RLinearConfig
+    head_names = ("Linear",)  # all there is, but for the gains and offsets of ``affine_channels``
 
     def __init__(self, config: RLinearConfig) -> None:
         super().__init__(config, instance_norm=config.instance_norm, norm_eps=config.norm_eps)

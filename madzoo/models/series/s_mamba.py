@@ -85,6 +85,7 @@ class SMamba(PointForecaster):
     """
 
     channels_meet = True
+    head_names = ("projector",)
     supports_covariates = frozenset({"past"})
 
     def __init__(self, config: SMambaConfig) -> None:

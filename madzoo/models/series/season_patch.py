@@ -88,6 +88,8 @@ class SeasonPatch(Forecaster):
 
     task = DirectForecaster.task
     channels_meet = False
+    short_is_padded = True
+    head_names = ("season.head", "season.linear_skip", "patch.head", "patch.linear_skip")
 
     def __init__(self, config: SeasonPatchConfig) -> None:
         super().__init__()

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from madzoo.errors import CheckpointError
+from madzoo.errors import CheckpointError, ConfigError
 from madzoo.gauges import Slices, offset
 from madzoo.layers.quantile_levels import check_symmetric
 from madzoo.layers.season_grid import SeasonGrid
+from madzoo.layers.series_reading import whole_number
 from madzoo.layers.series_scaler import ScaledSeries
 from madzoo.models.series.direct import NINE_LEVELS, check_past_values, register_forecasters
 from madzoo.models.series.patch_s4d import PatchS4D, PatchS4DConfig
@@ -39,7 +40,8 @@ class SeasonS4DConfig(PatchS4DConfig):
     """Describes one SeasonS4D; a season of the grid has ``patch_size`` steps.
 
     Attributes:
-        context_length, prediction_length: steps of the grid, whole seasons.
+        context_length: steps of the grid, whole seasons.
+        prediction_length: steps of the grid.
         mean_anchors: three more anchors, the mean season of the last seven, of all, and of every seventh, as the same
             day of the week.
         sign_average: outside training, average with the mirrored forecast of the mirrored series, at twice the cost;
@@ -48,7 +50,8 @@ class SeasonS4DConfig(PatchS4DConfig):
     The other fields are those of :class:`PatchS4DConfig`.
 
     Raises:
-        ConfigError: when a value lies outside its range, or sign_average meets levels not symmetric around 0.5.
+        ConfigError: when a value lies outside its range, the context does not hold whole seasons, or sign_average meets
+            levels not symmetric around 0.5.
     """
 
     mean_anchors: bool = False
@@ -56,6 +59,15 @@ class SeasonS4DConfig(PatchS4DConfig):
 
     def __post_init__(self) -> None:
         PatchS4DConfig.__post_init__(self)  # super() does not find its class once a dataclass has slots
+        seasons, left_over = divmod(self.context_length, self.patch_size)
+        if left_over:
+            whole = self.patch_size * max(1, seasons)
+            raise ConfigError(
+                "the context holds whole seasons.",
+                asked=f"context_length={self.context_length}",
+                looked=f"a season has patch_size={self.patch_size} steps",
+                todo=f"context_length={whole} or {whole + self.patch_size}",
+            )
         if self.sign_average:
             check_symmetric(self.quantile_levels)
 
@@ -95,7 +107,7 @@ class SeasonS4D(PatchS4D):
 
     @seasonality.setter
     def seasonality(self, value: int) -> None:
-        config = self.config
+        value, config = whole_number("seasonality", value), self.config
         lengths = {"past": config.context_length, "future": config.prediction_length}
         self.grid = SeasonGrid(slots=config.patch_size, seasonality=value, **lengths)
         self.context_length, self.prediction_length = self.grid.context_length, self.grid.prediction_length

@@ -66,6 +66,7 @@ class SeasonalNaive(Forecaster):
     """
 
     task = "time-series-forecasting"
+    short_is_padded = True
 
     def __init__(self, config: SeasonalNaiveConfig) -> None:
         super().__init__()

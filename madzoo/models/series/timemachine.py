@@ -87,6 +87,8 @@ class TimeMachine(PointForecaster):
         torch.Size([2, 12, 3, 1])
     """
 
+    head_names = ("lin4",)
+
     def __init__(self, config: TimeMachineConfig) -> None:
         super().__init__()
         self.config = config
