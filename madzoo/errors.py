@@ -100,9 +100,9 @@ class BackendError(MadzooError, RuntimeError):
     """A computation backend that is unknown, or unavailable on this machine."""
 
 
-def nearest(word: str, known: Iterable[str], *, count: int = 3) -> str | None:
+def nearest(word: object, known: Iterable[str], *, count: int = 3) -> str | None:
     """Returns ``did you mean a, b?`` for the closest known words, or None when nothing is close."""
-    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(str(word), list(known), n=count, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else None
 
 
@@ -110,8 +110,8 @@ class SymmetryError(MadzooError, ValueError):
     """A declared symmetry that moves the output of its model."""
 
 
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuses a word that is not among the known ones.
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Refuses what is not among the known words.
 
     Raises:
         ConfigError: with the known words, and the nearest.

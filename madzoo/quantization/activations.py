@@ -4,10 +4,10 @@ A hook sees what a module is called with. A module whose weights an operator rea
 of a Mamba block, what a selective scan reads) is not seen; the inputs of scans are :mod:`madzoo.ops.scan_taps`'s.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,14 @@ __all__ = ["ROUNDED_MODULES", "ActivationRounding", "Scale", "calibrate_activati
 
 ROUNDED_MODULES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SAMPLE = 1 << 16  # values of a call that a percentile or the squared error is taken over
-Scale = tuple[Tensor, Tensor | None]
+
+
+class Scale(NamedTuple):
+    """Holds the scale and zero point of a module's input, [1, 1] each, and the grid that they belong to."""
+
+    scale: Tensor
+    zero_point: Tensor | None
+    grid: Grid
 
 
 class ActivationRounding:
@@ -41,8 +48,8 @@ class ActivationRounding:
         seen: those of them that have been called.
 
     Raises:
-        ConfigError: when a pattern matches no linear map or convolution, a scale belongs to none, or the grid has an
-            axis.
+        ConfigError: when a pattern matches no linear map or convolution, a scale belongs to none or to another grid,
+            or the grid has an axis.
 
     Example:
         >>> model, x = nn.Linear(2, 1, bias=False), torch.tensor([[0.4, 1.0]])
@@ -62,12 +69,11 @@ class ActivationRounding:
     ) -> None:
         modules = _matching(model, patterns, grid)
         if scales is not None:
-            if strange := sorted(set(scales) - set(modules)):
-                raise ConfigError("a scale belongs to no rounded module.", asked=strange, looked=sorted(modules))
+            _check_scales(scales, modules, grid)
             modules = {name: module for name, module in modules.items() if name in scales}
         self.names, self.seen = tuple(modules), set[str]()
         self._grid, self._scales = grid, scales
-        self._handles = [module.register_forward_pre_hook(self._hook(name)) for name, module in modules.items()]
+        self._handles = [_before(module, self._round(name)) for name, module in modules.items()]
 
     def remove(self) -> None:
         """Lets the modules read what they are given again."""
@@ -83,11 +89,11 @@ class ActivationRounding:
     ) -> None:
         self.remove()
 
-    def _hook(self, name: str) -> Any:
-        def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _round(self, name: str) -> Callable[[Tensor], Tensor]:
+        def read(x: Tensor) -> Tensor:
             self.seen.add(name)
-            scale = find_scale(inputs[0], self._grid) if self._scales is None else self._scales[name]
-            return (clipped_ste(inputs[0], self._grid, *scale), *inputs[1:])
+            scale = find_scale(x, self._grid) if self._scales is None else self._scales[name][:2]
+            return clipped_ste(x, self._grid, *scale)
 
         return read
 
@@ -122,14 +128,15 @@ def calibrate_activations(
     """
     seen: dict[str, list[Tensor]] = {}
 
-    def collect(name: str) -> Any:
-        def read(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, []).append(_summary(inputs[0], exact=observer == "min_max"))
+    def collect(name: str) -> Callable[[Tensor], Tensor]:
+        def read(x: Tensor) -> Tensor:
+            seen.setdefault(name, []).append(_summary(x, exact=observer == "min_max"))
+            return x
 
         return read
 
     modules = _matching(model, patterns, grid)
-    handles = [module.register_forward_pre_hook(collect(name)) for name, module in modules.items()]
+    handles = [_before(module, collect(name)) for name, module in modules.items()]
     try:
         for inputs, _ in batches:
             model(inputs)
@@ -138,7 +145,29 @@ def calibrate_activations(
             handle.remove()
     if not seen:
         raise DataError("no matching module was called.", asked=list(patterns), looked=sorted(modules))
-    return {name: find_scale(torch.cat(values), grid, observer=observer) for name, values in seen.items()}
+    found = {name: find_scale(torch.cat(values), grid, observer=observer) for name, values in seen.items()}
+    return {name: Scale(*scale, grid) for name, scale in found.items()}
+
+
+def _before(module: nn.Module, read: Callable[[Tensor], Tensor]) -> Any:
+    """Puts a function between a module and its input, by whichever way the input is handed over."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if inputs:
+            return (read(inputs[0]), *inputs[1:]), named
+        return inputs, {**named, "input": read(named["input"])} if "input" in named else named
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _check_scales(scales: Mapping[str, Scale], modules: Mapping[str, nn.Module], grid: Grid) -> None:
+    if strange := sorted(set(scales) - set(modules)):
+        raise ConfigError("a scale belongs to no rounded module.", asked=strange, looked=sorted(modules))
+    for name, scale in scales.items():
+        if not isinstance(scale, Scale) or scale.grid != grid:
+            found = f"{name}: {scale.grid}" if isinstance(scale, Scale) else f"{name}: {type(scale).__name__}"
+            todo = "scales=calibrate_activations(model, batches, grid)"
+            raise ConfigError("a scale belongs to another grid.", asked=grid, looked=found, todo=todo)
 
 
 def _matching(model: nn.Module, patterns: Sequence[str], grid: Grid) -> dict[str, nn.Module]:

@@ -11,8 +11,8 @@ from madzoo.quantization.quantized import Plan, QuantizedTensor, quantize_tensor
 
 __all__ = ["correct_biases"]
 
-CHANNEL_SECOND = (_ConvNd, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-LAYERS = (nn.Linear, nn.LayerNorm, *CHANNEL_SECOND)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+LAYERS = (nn.Linear, nn.LayerNorm, _ConvNd, *BATCH_NORMS)
 
 
 @torch.no_grad()
@@ -118,4 +118,6 @@ def _along(layer: nn.Module, values: Tensor, output: Tensor) -> Tensor:
 
 
 def _axis(layer: nn.Module, output: Tensor) -> int:
-    return 1 if isinstance(layer, CHANNEL_SECOND) else output.ndim - 1
+    if isinstance(layer, _ConvNd):  # of one sample without a batch axis too
+        return output.ndim - 1 - len(layer.kernel_size)
+    return 1 if isinstance(layer, BATCH_NORMS) else output.ndim - 1

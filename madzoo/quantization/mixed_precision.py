@@ -1,25 +1,21 @@
 """Mixed precision: the bits of each group of tensors that lose least under a budget of stored bits."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
+from numbers import Real
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
-from madzoo.quantization.calibration import Calibration
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.plan import kind_of, quantized_parameters, stored_bits, weight_grid
-from madzoo.quantization.quantized import quantize_tensor
-from madzoo.quantization.replaced import replaced
-from madzoo.quantization.sensitivity_record import SensitivityReport
+from madzoo.quantization.increases import Increases, measured_increases, reported_increases, row_grid
+from madzoo.quantization.plan import kind_of, quantized_parameters, stored_bits
 
-__all__ = ["allocate_bits", "measured_increases", "mixed_plan", "reported_increases"]
+__all__ = ["allocate_bits", "check_budget", "measured_increases", "mixed_plan", "reported_increases"]
 
-WIDTHS = (2, 3, 4, 6, 8)
 MOST_STATES = 100_000
-Increases = Mapping[str, Mapping[int, float]]
 
 
 def allocate_bits(sensitivities: Increases, sizes: Mapping[str, int], budget_bits: int) -> dict[str, int]:
@@ -35,13 +31,15 @@ def allocate_bits(sensitivities: Increases, sizes: Mapping[str, int], budget_bit
         budget_bits: what all may store together.
 
     Raises:
-        ConfigError: when groups and sizes differ, an increase is not finite, or the smallest choice passes the budget.
+        ConfigError: when groups and sizes differ, an increase is not finite, the budget is no number, or the smallest
+            choice passes it.
 
     Example:
         >>> table = {"head": {2: 5.0, 8: 0.0}, "mlp": {2: 1.0, 8: 0.0}}
         >>> allocate_bits(table, {"head": 10, "mlp": 10}, 100)
         {'head': 8, 'mlp': 2}
     """
+    check_budget(budget_bits)
     _check(sensitivities, sizes, budget_bits)
     size, loss, history = np.zeros(1), np.zeros(1), []
     smallest = {group: min(found) * sizes[group] for group, found in sensitivities.items()}
@@ -81,10 +79,11 @@ def mixed_plan(
     Raises:
         ConfigError: see :func:`allocate_bits`.
     """
+    check_budget(budget_bits)
     named = quantized_parameters(model)
     groups = {name: group_of(name, p) for name, p in named.items()}
     present = {g: dict(sensitivities[g]) for g in dict.fromkeys(groups.values()) if g in sensitivities}
-    layout = {name: _grid(p, 8, group_size) for name, p in named.items() if groups[name] in present}
+    layout = {name: row_grid(p, 8, group_size) for name, p in named.items() if groups[name] in present}
     sizes = dict.fromkeys(present, 0)
     for name in layout:
         sizes[groups[name]] += named[name].numel() * (2 if named[name].is_complex() else 1)
@@ -93,68 +92,14 @@ def mixed_plan(
     return {name: dataclasses.replace(grid, bits=bits[groups[name]]) for name, grid in layout.items()}
 
 
-@torch.no_grad()
-def measured_increases(
-    model: nn.Module,
-    calibration: Calibration,
-    *,
-    widths: Sequence[int] = WIDTHS,
-    observer: str = "min_max",
-    group_size: int | None = None,
-    group_of: Callable[[str, Tensor], str] = kind_of,
-) -> dict[str, dict[int, float]]:
-    """Measures how much the calibration loss rises when each group alone is rounded; never below 0.
-
-    Args:
-        model: any module; its weights are replaced for a while and put back.
-        calibration: the samples and the loss.
-        widths: bit widths.
-        observer, group_size: how tensors are rounded.
-        group_of: (name, tensor) -> the group.
-
-    Cost: ``groups * len(widths) + 1`` forward passes over the calibration set.
-    """
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, p in quantized_parameters(model).items():
-        groups.setdefault(group_of(name, p), {})[name] = p.detach()
-    exact, found = calibration.loss(model), {}
-    for group, tensors in groups.items():
-        found[group] = {}
-        for bits in widths:
-            rounded = {
-                name: quantize_tensor(p, _grid(p, bits, group_size), observer=observer).dequantize()
-                for name, p in tensors.items()
-            }
-            with replaced(model, rounded):
-                found[group][bits] = max(calibration.loss(model) - exact, 0.0)
-    return found
-
-
-def reported_increases(report: SensitivityReport) -> tuple[Increases, Callable[[str, Tensor], str]]:
-    """Reads rises and groups off a sensitivity report, as :func:`mixed_plan` takes them; never below 0.
-
-    A report rounds to nearest with one scale per row; finer grids lose less, in about the same order.
-
-    Returns:
-        The rise of the loss by group and bit width, and (name, tensor) -> the group.
+def check_budget(budget_bits: float) -> None:
+    """Refuses a budget that is no number.
 
     Raises:
-        ConfigError: when the report measured no loss of groups.
+        ConfigError: when it is none.
     """
-    rises = {
-        group.name: {e.bits: max(e.delta_loss, 0.0) for e in group.entries if e.delta_loss is not None}
-        for group in report.groups
-    }
-    if not rises or not all(rises.values()):
-        todo = "sensitivity(..., loss_fn=...) of a model with groups"
-        raise ConfigError("the report measured no loss of groups.", asked=f"{len(rises)} groups", todo=todo)
-    owner = {name: group.name for group in report.groups for name in group.tensors}
-    return rises, lambda name, _: owner[name]
-
-
-def _grid(tensor: Tensor, bits: int, group_size: int | None) -> Grid:
-    grid = weight_grid(tensor, bits)
-    return dataclasses.replace(grid, group_size=group_size if grid.axis == 0 else None)
+    if not isinstance(budget_bits, Real) or isinstance(budget_bits, bool) or math.isnan(budget_bits):
+        raise ConfigError("a budget is a number of bits.", asked=f"budget_bits={budget_bits!r}")
 
 
 def _front(size: np.ndarray, loss: np.ndarray, budget: float) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from madzoo.errors import ConfigError
+from madzoo.quantization.grid import Grid
 
 __all__ = ["MOMENTUM", "THRESHOLD", "CodeTrace", "OscillationRecord", "TensorOscillation"]
 
@@ -59,9 +60,12 @@ class CodeTrace:
         self.codes = codes.clone()
         self.steps += 1
 
-    def settled(self, above: float) -> tuple[Tensor, Tensor]:
-        """Returns which weights oscillate more often than a threshold, and the codes that they mostly have."""
-        return self.frequency > above, self.average.round().to(self.codes.dtype)
+    def settled(self, above: float, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Returns which weights oscillate more often than a threshold, and the codes of the grid nearest their mean."""
+        codes = self.average.round().clamp(grid.lowest, grid.highest)
+        if grid.bits == 1 and grid.symmetric:  # -1 and 1, and nothing between them
+            codes = torch.where(self.average >= 0, 1.0, -1.0)
+        return self.frequency > above, codes.to(self.codes.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +139,7 @@ class OscillationRecord:
         try:
             tensors = {name: TensorOscillation(**tensor) for name, tensor in values["tensors"].items()}
             return cls(**{**values, "tensors": tensors})
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise ConfigError("this is no record of oscillations.", asked=sorted(values), looked=str(error)) from error
 
 

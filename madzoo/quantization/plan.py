@@ -1,14 +1,19 @@
-"""Which tensor lives on which grid: kinds of tensors by their role, and the plan of a bit width."""
+"""Which tensor lives on which grid: the plan of a bit width, and what it stores."""
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
 
-from madzoo.quantization.grid import Grid
+from madzoo.errors import ConfigError
+from madzoo.quantization.fake_quant import quantizers
+from madzoo.quantization.grid import Grid, to_rows
 from madzoo.quantization.quantized import Plan
+from madzoo.quantization.tensor_kinds import KINDS_OF_TENSORS, is_delicate, kind_of
 
 __all__ = [
     "KINDS_OF_TENSORS",
+    "is_delicate",
     "kind_of",
     "make_plan",
     "quantized_parameters",
@@ -18,44 +23,18 @@ __all__ = [
 ]
 
 SPARED_BITS = 8  # of what is small and delicate: vectors, and the matrices of the recurrence
-RECURRENT = ("A", "dt", "C", "B", "D")
-
-# The last part of a name that says what a state space parameter is, in the spelling of the published modules.
-STATE_SPACE = {
-    "A_log": "A", "A_logs": "A", "A_b_log": "A", "log_A_real": "A", "A_imag": "A", "Lambda_re": "A", "Lambda_im": "A",
-    "A_re": "A", "A_im": "A", "log_dt": "dt", "log_step": "dt", "dt_bias": "dt", "dt_projs_weight": "dt",
-    "dt_projs_bias": "dt", "B": "B", "C": "C", "D": "D", "Ds": "D", "D_b": "D",
-}  # fmt: skip
-# A part anywhere in the name, tried in this order.
-ROLES = {
-    "dt_proj": "dt", "x_proj": "x_proj", "in_proj": "in_proj", "out_proj": "out_proj", "pos_embed": "position",
-    "patch_embed": "embed", "stem": "embed", "linear_skip": "skip", "head": "head", "gate": "gate", "mlp": "mlp",
-    "feed_forward": "mlp", "ffn": "mlp",
-}  # fmt: skip
-KINDS_OF_TENSORS = (*dict.fromkeys(STATE_SPACE.values()), *dict.fromkeys(ROLES.values()), "conv", "linear", "vector")
-
-
-def kind_of(name: str, tensor: Tensor) -> str:
-    """Says what a parameter is for, by its name and shape: one of :data:`KINDS_OF_TENSORS`.
-
-    Example:
-        >>> import torch
-        >>> kind_of("blocks.0.mixer.A_log", torch.zeros(4, 2)), kind_of("norm.weight", torch.zeros(4))
-        ('A', 'vector')
-    """
-    parts = name.split(".")
-    if parts[-1] in STATE_SPACE:
-        return STATE_SPACE[parts[-1]]
-    for part, kind in ROLES.items():
-        if any(p == part or p.startswith(part) for p in parts) and (tensor.ndim > 1 or kind == "dt"):
-            return kind
-    if tensor.ndim < 2:
-        return "vector"
-    return "conv" if tensor.ndim > 2 else "linear"
+ZERO_POINT_BITS = 8  # a zero point is a code
 
 
 def quantized_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns every floating or complex parameter by name, tied ones once."""
+    """Returns every floating or complex parameter by name, tied ones once.
+
+    Raises:
+        ConfigError: when the model is under quantization-aware training: its parameters are latents and scales.
+    """
+    if present := quantizers(model):
+        asked, todo = ", ".join(present), "finish() of its Qat, or restore(model), first"
+        raise ConfigError("the parameters of the model show their levels already.", asked=asked, todo=todo)
     return {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
 
 
@@ -83,10 +62,11 @@ def make_plan(
         group_size: one scale per so many elements of a row, beside one per row.
         per_channel: False gives every tensor one scale.
         spared_bits: of the spared tensors, at least ``bits``; None leaves them as they are.
-        spare: ``(name, tensor) -> bool``; by default vectors and the recurrence (A, dt, B, C, D).
+        spare: ``(name, tensor) -> bool``; by default vectors and the recurrence
+            (:data:`madzoo.quantization.tensor_kinds.RECURRENT`).
 
     Raises:
-        ConfigError: when a grid is none.
+        ConfigError: when a grid is none, or the model is under quantization-aware training.
     """
     spare = spare or is_delicate
     plan: dict[str, Grid] = {}
@@ -98,26 +78,23 @@ def make_plan(
     return plan
 
 
-def is_delicate(name: str, tensor: Tensor) -> bool:
-    """Tells whether a tensor is a vector or belongs to a recurrence."""
-    return tensor.ndim < 2 or kind_of(name, tensor) in RECURRENT
-
-
 def weight_grid(tensor: Tensor, bits: int) -> Grid:
     """Returns the symmetric grid with one scale per slice of axis 0, and one for a vector."""
     return Grid(bits=bits, axis=0 if tensor.ndim >= 2 else None)
 
 
 def stored_bits(shapes: Mapping[str, Tensor], plan: Plan) -> int:
-    """Returns what the tensors take in bits, codes and scales, unplanned ones in float32."""
+    """Returns what the tensors take in bits: codes, float32 scales, zero points of a byte; unplanned ones in float32.
+
+    Raises:
+        ShapeError: when the axis of a grid is none of its tensor's.
+    """
     total = 0
     for name, tensor in shapes.items():
-        count = tensor.numel() * (2 if tensor.is_complex() else 1)
+        codes = torch.empty(tensor.shape + (2,) * tensor.is_complex(), device="meta")
         if (grid := plan.get(name)) is None:
-            total += 32 * count
+            total += 32 * codes.numel()
             continue
-        rows = 1 if grid.axis is None or tensor.ndim == 0 else tensor.shape[grid.axis]
-        width = count // max(rows, 1)
-        groups = rows if grid.group_size is None else rows * -(-width // grid.group_size)
-        total += grid.bits * count + 32 * groups * (1 if grid.symmetric else 2)
+        each = 32 + (0 if grid.symmetric else ZERO_POINT_BITS)
+        total += grid.bits * codes.numel() + each * len(to_rows(codes, grid))
     return total

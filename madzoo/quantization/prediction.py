@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from madzoo.errors import ConfigError
 from madzoo.geometry.hessian import hessian_vector_product
 from madzoo.geometry.hutchinson import block_traces
 from madzoo.quantization.plan import quantized_parameters
@@ -38,6 +39,9 @@ class Prediction:
         probes, seed: of the trace.
         chunk_size: samples whose graph is held at a time.
         dtype: of the curvature.
+
+    Raises:
+        ConfigError: when ``curvature_samples``, ``probes`` or ``chunk_size`` is no whole number above 0.
     """
 
     batch: Batch
@@ -49,6 +53,12 @@ class Prediction:
     chunk_size: int
     dtype: torch.dtype
     curved_loss_fn: Loss | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("curvature_samples", "probes", "chunk_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError("a prediction takes at least one sample and one probe.", asked=f"{name}={value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ Legend: w weights, q(w) their nearest levels, s scale, t step, T all steps.
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class ProxSchedule:
             past the middle between two.
 
     Raises:
-        ConfigError: on no step, a negative strength, or a share outside [0, 1].
+        ConfigError: on no step or part of one, a negative strength, or a share outside [0, 1].
 
     Example:
         >>> schedule = ProxSchedule(total_steps=100, strength=0.1, hard_from=0.8)
@@ -38,8 +39,11 @@ class ProxSchedule:
     hard_from: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.total_steps < 1 or not 0 <= self.strength < torch.inf or not 0 <= self.hard_from <= 1:
-            raise ConfigError("total_steps >= 1, strength >= 0 and 0 <= hard_from <= 1 must hold.", asked=self)
+        is_count = isinstance(self.total_steps, int) and not isinstance(self.total_steps, bool) and self.total_steps > 0
+        are_numbers = isinstance(self.strength, Real) and isinstance(self.hard_from, Real)
+        if not (is_count and are_numbers and 0 <= self.strength < torch.inf and 0 <= self.hard_from <= 1):
+            why = "total_steps >= 1, a whole number, strength >= 0 and 0 <= hard_from <= 1 must hold."
+            raise ConfigError(why, asked=self)
 
     def pull(self, step: int) -> float:
         """Returns the pull after a step, counted from 1."""

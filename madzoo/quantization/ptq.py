@@ -2,22 +2,26 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from madzoo.errors import ConfigError, check_choice
+from madzoo.errors import check_choice
 from madzoo.quantization.bias_correction import correct_biases
 from madzoo.quantization.calibration import Calibration, Losses, calibrate_on
 from madzoo.quantization.gauge_descent import descend_gauges
-from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import measured_increases, mixed_plan
-from madzoo.quantization.plan import make_plan, stored_bits, uniform_plan
-from madzoo.quantization.quantized import Plan, QuantizedTensor, load_quantized, quantize_weights
-from madzoo.quantization.round_to_nearest import check_bits, quantized_tensors
+from madzoo.quantization.plan import quantized_parameters
+from madzoo.quantization.quantized import (
+    Plan,
+    QuantizedTensor,
+    load_quantized,
+    planned_parameters,
+    quantize_weights,
+)  # fmt: skip
 
-__all__ = ["POLICIES", "PostTraining", "post_training", "quantize"]
+__all__ = ["POLICIES", "PostTraining", "post_training"]
 
 POLICIES = ("rtn", "bias_corrected", "gauge", "mixed")
 Batches = Iterable[tuple[Tensor, Any]]
@@ -42,6 +46,7 @@ class PostTraining:
     steps: tuple[dict[str, Any], ...]
 
 
+@torch.inference_mode(False)
 def post_training(
     model: nn.Module,
     plan: Plan,
@@ -65,7 +70,7 @@ def post_training(
     ================== ===============================================================================================
 
     Args:
-        model: any module; it is copied, never changed.
+        model: any module; it is copied, never changed. All policies but ``rtn`` need one that gives one tensor.
         plan: grids by parameter name; other parameters stay floats.
         policy: one of :data:`POLICIES`.
         observer: ``"min_max"``, ``"percentile"`` or ``"mse"``.
@@ -75,11 +80,13 @@ def post_training(
         seed: of its random steps.
 
     Raises:
-        ConfigError: on an unknown policy, observer or parameter, or missing calibration.
-        DataError: when calibration has no samples, or a weight is not finite.
+        ConfigError: on an unknown policy or observer, a plan that does not fit
+            (:func:`madzoo.quantization.quantized.planned_parameters`), missing calibration, or a model under
+            quantization-aware training.
+        DataError: when calibration has no samples or no targets, or a weight is not finite.
 
     Example:
-        >>> import torch
+        >>> from madzoo.quantization.plan import make_plan
         >>> net, x = nn.Linear(4, 2), torch.randn(64, 4)
         >>> data = {"calibration": [(x, net(x))], "loss_fn": nn.functional.mse_loss}
         >>> found = post_training(net, make_plan(net, 4), policy="bias_corrected", **data)
@@ -87,6 +94,8 @@ def post_training(
         (['bias', 'weight'], ['round', 'bias_correction'])
     """
     check_choice("policy", policy, POLICIES)
+    quantized_parameters(model)  # refuses latents
+    planned_parameters(model, plan)
     needed = policy != "rtn" or calibration is not None or loss_fn is not None
     judge = calibrate_on(calibration, loss_fn, policy=policy) if needed else None
     source = copy.deepcopy(model).eval()
@@ -106,86 +115,6 @@ def post_training(
             steps.append(step)
     rounded = _restore_modes(rounded, model)
     return PostTraining(model=rounded, weights=weights, plan=dict(plan), policy=policy, steps=tuple(steps))
-
-
-def quantize(
-    model: nn.Module,
-    bits: int,
-    *,
-    policy: str = "rtn",
-    plan: Plan | None = None,
-    calibration: Batches | None = None,
-    loss_fn: Callable[[Any, Any], Tensor] | None = None,
-    observer: str | None = None,
-    group_size: int | None = None,
-    budget_bits: int | None = None,
-    seed: int = 0,
-) -> nn.Module:
-    """Returns a copy of a model with rounded weights; buffers and the caller's model stay.
-
-    The copy still stores floats (the grid is simulated), so it runs wherever the model runs. Tied parameters are
-    rounded once and stay tied. With ``"rtn"`` alone nothing is spared: biases, norms, A_log and dt are rounded too, per
-    tensor where they have one axis. The other policies round matrices to ``bits`` and what is small and delicate to 8
-    (:func:`make_plan`); ``"mixed"`` chooses the bits of each kind of tensor under a budget.
-
-    Args:
-        model: any module.
-        bits: 2 to 8.
-        policy: ``"rtn"``, ``"bias_corrected"``, ``"gauge"`` or ``"mixed"``, see :func:`post_training`.
-        plan: grids by parameter name, instead of the policy's own.
-        calibration: (inputs, targets) of the training part; needed by all policies but ``"rtn"``.
-        loss_fn: (outputs, targets) -> the mean over samples.
-        observer: of the scales; None: ``"min_max"`` for ``"rtn"``, else ``"mse"``.
-        group_size: one scale per so many consecutive elements of a row.
-        budget_bits: what ``"mixed"`` may store, codes and scales; None: as much as ``make_plan(model, bits)`` takes.
-        seed: of the gauge descent.
-
-    Raises:
-        ConfigError: on other bits, an unknown policy, missing calibration, or arguments that exclude each other.
-
-    Example:
-        >>> quantize(nn.Linear(3, 2), 4).weight.unique().numel() <= 2 * 15
-        True
-    """
-    check_choice("policy", policy, POLICIES)
-    check_bits(bits)
-    if plan is not None and (group_size is not None or policy == "mixed"):
-        raise ConfigError("a plan says group sizes and bits itself.", asked=f"plan, group_size, policy={policy!r}")
-    if budget_bits is not None and policy != "mixed":
-        raise ConfigError("a budget is for policy 'mixed'.", asked=f"policy={policy!r}, budget_bits={budget_bits}")
-    observer = observer or ("min_max" if policy == "rtn" else "mse")
-    batches = None if calibration is None else list(calibration)
-    if plan is None and policy == "mixed":
-        judge = calibrate_on(batches, loss_fn, policy=policy)
-        plan = _mixed(model, bits, judge, observer=observer, group_size=group_size, budget_bits=budget_bits)
-    elif plan is None:
-        plan = _plain_plan(model, bits, policy=policy, group_size=group_size)
-    found = post_training(
-        model, plan, policy=policy, observer=observer, calibration=batches, loss_fn=loss_fn, seed=seed
-    )
-    return found.model
-
-
-def _plain_plan(model: nn.Module, bits: int, *, policy: str, group_size: int | None) -> dict[str, Grid]:
-    if policy != "rtn":
-        return make_plan(model, bits, group_size=group_size)
-    plan = uniform_plan(model, bits)
-    return {name: replace(grid, group_size=group_size if grid.axis == 0 else None) for name, grid in plan.items()}
-
-
-def _mixed(
-    model: nn.Module,
-    bits: int,
-    judge: Calibration,
-    *,
-    observer: str,
-    group_size: int | None,
-    budget_bits: int | None,
-) -> dict[str, Grid]:
-    if budget_bits is None:
-        budget_bits = stored_bits(quantized_tensors(model), make_plan(model, bits, group_size=group_size))
-    increases = measured_increases(model, judge, observer=observer, group_size=group_size)
-    return mixed_plan(model, increases, budget_bits, group_size=group_size)
 
 
 def _corrected(

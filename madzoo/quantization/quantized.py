@@ -10,7 +10,15 @@ from madzoo.errors import ConfigError
 from madzoo.quantization.grid import Grid, from_codes, to_codes
 from madzoo.quantization.observers import find_scale
 
-__all__ = ["Plan", "QuantizedTensor", "load_quantized", "quantize_tensor", "quantize_weights"]
+__all__ = [
+    "Plan",
+    "QuantizedTensor",
+    "find_parameter",
+    "load_quantized",
+    "planned_parameters",
+    "quantize_tensor",
+    "quantize_weights",
+]
 
 Plan = Mapping[str, Grid]
 
@@ -61,9 +69,30 @@ def quantize_weights(model: nn.Module, plan: Plan, *, observer: str = "min_max")
     """Rounds the parameters that a plan names, each on its own.
 
     Raises:
-        ConfigError: when the plan names no parameter of the model.
+        ConfigError: see :func:`planned_parameters`.
     """
-    return {name: quantize_tensor(find_parameter(model, name), grid, observer=observer) for name, grid in plan.items()}
+    planned = planned_parameters(model, plan)
+    return {name: quantize_tensor(p, plan[name], observer=observer) for name, p in planned.items()}
+
+
+def planned_parameters(model: nn.Module, plan: Plan) -> dict[str, nn.Parameter]:
+    """Returns the parameters that a plan names.
+
+    Raises:
+        ConfigError: when the plan is no mapping, names no parameter of the model or one that is no floating number, or
+            a value is no :class:`Grid`.
+    """
+    if not isinstance(plan, Mapping):
+        raise ConfigError(
+            "a plan maps parameter names to grids.", asked=type(plan).__name__, todo="make_plan(model, bits)"
+        )
+    found = {name: find_parameter(model, name) for name in plan}
+    for name, p in found.items():
+        if not isinstance(plan[name], Grid):
+            raise ConfigError("a plan says a grid.", asked=f"{name}: {plan[name]!r}", todo="Grid(bits=4)")
+        if not (p.is_floating_point() or p.is_complex()):
+            raise ConfigError("only numbers with a fraction are rounded.", asked=f"{name}, {p.dtype}")
+    return found
 
 
 @torch.no_grad()

@@ -65,9 +65,9 @@ def find_metric(metric: Metric | str) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
-    if metric not in METRICS:
+    if metric not in list(METRICS):  # a list: what cannot be hashed is unknown too
         raise ConfigError(
-            f"unknown metric {metric!r}.", asked=metric, looked=", ".join(METRICS), todo=nearest(str(metric), METRICS)
+            f"unknown metric {metric!r}.", asked=metric, looked=", ".join(METRICS), todo=nearest(metric, METRICS)
         )
     return METRICS[metric]
 

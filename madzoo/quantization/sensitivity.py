@@ -2,21 +2,23 @@
 
 import copy
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from madzoo.errors import DataError, check_choice
+from madzoo.errors import ConfigError, check_choice
 from madzoo.geometry.report import sample_sha256
-from madzoo.quantization.group_sensitivity import measure_groups, rounded_tensors
+from madzoo.quantization.group_sensitivity import measure_groups
 from madzoo.quantization.groups import Groups, tensor_groups
 from madzoo.quantization.plan import quantized_parameters
 from madzoo.quantization.prediction import Prediction
-from madzoo.quantization.replaced import replaced
-from madzoo.quantization.scores import METRICS, Batch, Loss, Metric, Scores, find_metric, mean_or_none, score
+from madzoo.quantization.round_to_nearest import check_bits
+from madzoo.quantization.scores import METRICS, Batch, Loss, Metric, Scores, find_metric
 from madzoo.quantization.scores import standard_error as error_of
 from madzoo.quantization.sensitivity_record import SCHEMA, PredictionSample, SensitivityEntry, SensitivityReport
+from madzoo.quantization.whole_sensitivity import measure_whole, reference_scores
 
 __all__ = ["METRICS", "SCHEMA", "Metric", "SensitivityEntry", "SensitivityReport", "sensitivity"]
 
@@ -72,7 +74,9 @@ def sensitivity(
         data_fingerprint, weights_sha256: hashes of the files behind the data and the model, for the record.
 
     Raises:
-        ConfigError: on an unknown metric or policy, or bits outside 2 to 8.
+        ConfigError: on an unknown metric or policy, no bits or bits outside 2 to 8, a model without parameters or
+            under quantization-aware training, a group of unknown parameters, a prediction without a loss; and see
+            :class:`Prediction`.
         DataError: when there is no batch, or the unrounded model's metric or loss is not finite.
         BackendError: when predicting a network of which an operator has no second derivative.
 
@@ -83,18 +87,13 @@ def sensitivity(
     """
     metric = find_metric(metric)
     check_choice("policy", policy, POLICIES)
-    start = time.perf_counter()
-    twin = copy.deepcopy(model).eval()
-    batches = list(batches) if isinstance(batches, Iterator) else batches
-    exact = _reference(twin, batches, metric, loss_fn)
-    entries = [_entry(twin, b, batches, metric, loss_fn, exact) for b in bits]
-    groups = tensor_groups(twin) if groups is None else groups
-    few = list(_first(batches if group_batches is None else group_batches, GROUP_SAMPLES)) if groups else []
+    bits = _checked_bits(bits)
+    weights = _checked_weights(model, groups)
     asked = None
-    if prediction_batch is not None and loss_fn is not None:
+    if prediction_batch is not None:
         asked = Prediction(
             batch=prediction_batch,
-            loss_fn=loss_fn,
+            loss_fn=_needed(loss_fn),
             curved_loss_fn=prediction_loss_fn,
             curvature_samples=curvature_samples,
             operator=operator,
@@ -103,29 +102,28 @@ def sensitivity(
             chunk_size=chunk_size,
             dtype=dtype,
         )
+    start = time.perf_counter()
+    twin = copy.deepcopy(model).eval()
+    batches = list(batches) if isinstance(batches, Iterator) else batches
+    exact = reference_scores(twin, batches, metric, loss_fn)
+    entries = [measure_whole(twin, b, batches, metric, loss_fn, exact) for b in bits]
+    groups = tensor_groups(twin) if groups is None else groups
+    few = list(_first(batches if group_batches is None else group_batches, GROUP_SAMPLES)) if groups else []
     found, ranking = (), ()
     if groups:
         found, ranking = measure_groups(twin, few, groups, bits=bits, metric=metric, loss_fn=loss_fn, prediction=asked)
-    weights = quantized_parameters(twin).values()
-    first = next(iter(batches))[0]
     return SensitivityReport(
         metric=metric.name,
         higher_is_better=metric.higher_is_better,
-        reference=float(exact.metric.mean()),
-        reference_standard_error=error_of(exact.metric, independent=metric.independent),
-        reference_loss=None if exact.loss is None else float(exact.loss.mean()),
-        n=exact.metric.numel(),
+        **_whole(exact, metric),
         entries=tuple(entries),
         group_n=sum(len(x) for x, _ in few),
         groups=found,
         ranking=ranking,
         prediction=_sample(asked, few, prediction_split),
         policy=policy,
-        tensors=len(weights),
-        num_weights=sum(p.numel() for p in weights),
-        sample_shape=tuple(first.shape[1:]),
+        **_described(weights, next(iter(batches))[0]),
         sequence_length=sequence_length,
-        dtype=str(next(iter(weights)).dtype).removeprefix("torch."),
         dataset=dataset,
         split=split,
         seed=seed,
@@ -137,31 +135,49 @@ def sensitivity(
     )
 
 
-def _reference(model: nn.Module, batches: Iterable[Batch], metric: Metric, loss_fn: Loss | None) -> Scores:
-    exact = score(model, batches, metric=metric, loss_fn=loss_fn)
-    for name, values in ((metric.name, exact.metric), ("loss", exact.loss)):
-        if values is not None and (values.numel() == 0 or not values.isfinite().all()):
-            raise DataError(
-                "the unrounded model has no finite score.", asked=name, resolved=f"{values.numel()} samples"
-            )
-    return exact
+def _checked_bits(bits: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(bits, Sequence) or not bits:
+        raise ConfigError("at least one bit width is measured.", asked=f"bits={bits!r}", todo="bits=(8, 4)")
+    for width in bits:
+        check_bits(width)
+    return tuple(bits)
 
 
-def _entry(
-    model: nn.Module, bits: int, batches: Iterable[Batch], metric: Metric, loss_fn: Loss | None, exact: Scores
-) -> SensitivityEntry:
-    with replaced(model, rounded_tensors(model, quantized_parameters(model), bits)):
-        scores = score(model, batches, metric=metric, loss_fn=loss_fn)
-    worse = exact.metric - scores.metric if metric.higher_is_better else scores.metric - exact.metric
-    rise = None if scores.loss is None or exact.loss is None else scores.loss - exact.loss
-    return SensitivityEntry(
-        bits=bits,
-        value=mean_or_none(scores.metric),
-        drop=mean_or_none(worse),
-        drop_standard_error=error_of(worse, independent=metric.independent),
-        delta_loss=None if rise is None else mean_or_none(rise),
-        delta_loss_standard_error=None if rise is None else error_of(rise, independent=metric.independent),
-    )
+def _checked_weights(model: nn.Module, groups: Groups | None) -> dict[str, nn.Parameter]:
+    weights = quantized_parameters(model)
+    if not weights:
+        raise ConfigError("the model has no parameter that can be rounded.", asked=type(model).__name__)
+    for group, (_, names) in (groups or {}).items():
+        if strange := [name for name in names if name not in weights]:
+            raise ConfigError("a group names no parameter of the model.", asked=f"{group}: {', '.join(strange)}")
+    return weights
+
+
+def _needed(loss_fn: Loss | None) -> Loss:
+    if loss_fn is None:
+        why, todo = "what is predicted is the change of a loss.", "loss_fn=(outputs, targets) -> mean"
+        raise ConfigError(why, asked="prediction_batch without loss_fn", todo=todo)
+    return loss_fn
+
+
+def _whole(exact: Scores, metric: Metric) -> dict[str, Any]:
+    """What the report says of the unrounded model."""
+    return {
+        "reference": float(exact.metric.mean()),
+        "reference_standard_error": error_of(exact.metric, independent=metric.independent),
+        "reference_loss": None if exact.loss is None else float(exact.loss.mean()),
+        "n": exact.metric.numel(),
+    }
+
+
+def _described(weights: Mapping[str, nn.Parameter], inputs: Tensor) -> dict[str, Any]:
+    """What the report says of the weights and of one sample."""
+    return {
+        "tensors": len(weights),
+        "num_weights": sum(p.numel() for p in weights.values()),
+        "dtype": str(next(iter(weights.values())).dtype).removeprefix("torch."),
+        "sample_shape": tuple(inputs.shape[1:]),
+    }
 
 
 def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:

@@ -111,7 +111,8 @@ def state_sensitivity(
     Raises:
         ConfigError: on an unknown part or metric, other bits, or a part that the model has no parameter of.
         BackendError: when the model's scans cannot be tapped.
-        DataError: when there is no batch, or the unrounded metric is not finite.
+        DataError: when there is no batch, the unrounded metric is not finite, or the state is asked for of a model
+            that runs no scan.
 
     Cost: per length, part and bit width one pass over the batches; for the state with Python's loop over the steps.
 

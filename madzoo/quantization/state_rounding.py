@@ -39,6 +39,7 @@ def round_states(
     Raises:
         ConfigError: on other bits, an unknown share, ``"state"`` without scales; from the model, when it runs more
             scans than there are scales.
+        DataError: at the end, when no scan ran: then nothing was rounded.
 
     Cost: L steps of Python per scan, see :func:`madzoo.ops.scan_taps.tap_scans`.
     """
@@ -47,6 +48,7 @@ def round_states(
     try:
         with tap_scans(state=rounder, begin=rounder.begin):
             yield
+        rounder.check_ran(model)
     finally:
         handle.remove()
 
@@ -86,8 +88,7 @@ def calibrate_states(
         place.restart()
         with tap_scans(state=look, begin=place.begin):
             model(inputs)
-    if not reaches:
-        raise DataError("no scan ran, so there is no state.", asked=type(model).__name__)
+    place.check_ran(model)
     return reaches
 
 
@@ -111,16 +112,20 @@ def round_symmetric(h: Tensor, reach: Tensor, bits: int) -> Tensor:
 
 
 class _Place:
-    """Counts the scans of a forward pass."""
+    """Counts the scans of a forward pass, and remembers whether there ever was one."""
 
     def __init__(self) -> None:
-        self.scan = -1
+        self.scan, self.ran = -1, False
 
     def restart(self) -> None:
         self.scan = -1
 
     def begin(self) -> None:
-        self.scan += 1
+        self.scan, self.ran = self.scan + 1, True
+
+    def check_ran(self, model: nn.Module) -> None:
+        if not self.ran:
+            raise DataError("no scan ran, so there is no state.", asked=type(model).__name__)
 
 
 class _Rounder(_Place):

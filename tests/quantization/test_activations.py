@@ -6,7 +6,7 @@ from torch import nn
 
 from madzoo.errors import ConfigError, DataError
 from madzoo.layers import Mamba
-from madzoo.quantization.activations import ActivationRounding, calibrate_activations
+from madzoo.quantization.activations import ActivationRounding, Scale, calibrate_activations
 from madzoo.quantization.grid import Grid
 
 SYMMETRIC, AFFINE = Grid(bits=2, axis=None), Grid(bits=2, symmetric=False, axis=None)
@@ -47,7 +47,7 @@ def test_calibration_keeps_the_widest_range_and_percentiles_cut_it() -> None:
 
 def test_the_gradient_passes_where_nothing_is_clipped() -> None:
     layer, x = plain_linear(), torch.tensor([[0.2, -2.0, 1.1, 3.0]], dtype=torch.float64, requires_grad=True)
-    scales = {"": (torch.tensor([[2.0]], dtype=torch.float64), None)}
+    scales = {"": Scale(torch.tensor([[2.0]], dtype=torch.float64), None, SYMMETRIC)}
     with ActivationRounding(layer, SYMMETRIC, scales=scales):
         layer(x).backward()
     assert x.grad is not None and x.grad.tolist() == [[1.0, 10.0, 100.0, 0.0]]
@@ -89,5 +89,23 @@ def test_what_is_refused() -> None:
     with pytest.raises(ConfigError, match="no linear map"):
         ActivationRounding(model, SYMMETRIC, patterns=("head",))
     with pytest.raises(ConfigError, match="belongs to no"):
-        ActivationRounding(model, SYMMETRIC, scales={"head": (torch.ones(1, 1), None)})
+        ActivationRounding(model, SYMMETRIC, scales={"head": Scale(torch.ones(1, 1), None, SYMMETRIC)})
     assert not model._forward_pre_hooks
+
+
+def test_scales_of_another_grid_are_refused() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(5, 4)
+    wide = calibrate_activations(layer, [(x, None)], Grid(bits=8, axis=None))
+    affine = calibrate_activations(layer, [(x, None)], AFFINE)
+    for scales in (wide, affine, {"": (torch.ones(1, 1), None)}):
+        with pytest.raises(ConfigError, match="another grid"):
+            ActivationRounding(layer, SYMMETRIC, scales=scales)
+    assert wide[""].grid == Grid(bits=8, axis=None) and not layer._forward_pre_hooks
+
+
+def test_an_input_handed_over_by_name_is_rounded_too() -> None:
+    layer, x = nn.Linear(4, 4), torch.randn(5, 4)
+    with torch.no_grad(), ActivationRounding(layer, SYMMETRIC) as rounding:
+        assert torch.equal(layer(input=x), layer(x)) and rounding.seen == {""}
+        rounded = layer(x)
+    assert not torch.equal(rounded, layer(x))

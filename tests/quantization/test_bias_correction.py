@@ -90,3 +90,15 @@ def test_no_hook_stays_behind() -> None:
     twin = copy.deepcopy(net)
     correct_biases(twin, net, x, plan={})
     assert not any(m._forward_hooks for m in [*net.modules(), *twin.modules()])
+
+
+def test_a_convolution_of_one_sample_without_a_batch_axis() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv1d(3, 4, 3).double(), torch.randn(3, 50).double() + 2
+    plan = {"weight": Grid(bits=2)}
+    twin = rounded_copy(layer, plan)
+    correct_biases(twin, layer, x, plan=plan)
+    assert torch.allclose(twin(x).mean(1), layer(x).mean(1), rtol=0, atol=1e-14)
+    same = rounded_copy(layer, plan)
+    correct_biases(same, layer, x[None], plan=plan)
+    assert torch.allclose(same.get_parameter("bias"), twin.get_parameter("bias"), rtol=0, atol=1e-14)

@@ -296,3 +296,31 @@ def test_whole_numbers_are_refused() -> None:
     model.register_parameter("counts", nn.Parameter(torch.ones(3, dtype=torch.int64), requires_grad=False))
     with pytest.raises(ConfigError, match="fraction"):
         attach(model, {"counts": Grid(bits=3)})
+
+
+def test_what_is_frozen_keeps_its_learned_scale_and_is_rounded_all_the_same():
+    layer = nn.Linear(4, 2)
+    layer.weight.requires_grad_(False)
+    attach(layer, uniform_plan(layer, 3), estimator="lsq")
+    assert [name for name, p in layer.named_parameters() if p.requires_grad] == [
+        "parametrizations.bias.original", "parametrizations.bias.0.log_growth",
+    ]  # fmt: skip
+    shown = quantizers(layer)["weight"]
+    assert torch.equal(layer.weight, shown.rule.quantized(shown.latent).dequantize())
+
+
+@pytest.mark.parametrize("estimator", ROUNDING)
+def test_rows_that_start_at_zero_are_trained(estimator):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(4, 2, bias=False), torch.randn(64, 4)
+    y = x @ torch.tensor([[0.5, -0.4, 0.3, 0.2], [-0.3, 0.5, 0.2, -0.5]]).mT
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.5, -0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]]))
+    attach(layer, {"weight": Grid(bits=4)}, estimator=estimator)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        losses = (layer(x) - y).square().mean(0)
+        losses.sum().backward()
+        optimizer.step()
+    assert losses[1] < 0.02  # at a scale of 1 it stays 0.6: nothing below half a scale is seen

@@ -59,7 +59,8 @@ def numpy_statement(w, grid):
             values[where] = (codes[where] - zero).astype(w.dtype) * s
             continue
         reach = np.abs(part).max()
-        s = (reach if grid.kind == "power_of_two" else w.dtype.type(reach / w.dtype.type(q))) or w.dtype.type(1)
+        empty = np.finfo(w.dtype).tiny if grid.bits == 1 else w.dtype.type(1)
+        s = (reach if grid.kind == "power_of_two" else w.dtype.type(reach / w.dtype.type(q))) or empty
         codes[where] = np.clip(numpy_codes(part / s, grid), -q, q)
         units = codes[where].astype(w.dtype)
         if grid.kind == "power_of_two":

@@ -111,3 +111,28 @@ def test_the_policy_spends_its_budget_where_it_counts() -> None:
     assert torch.nn.functional.mse_loss(rounded(x), model(x)) < 0.1
     with pytest.raises(ConfigError):
         quantize(model, 3, policy="mixed")
+
+
+def test_the_caller_in_training_mode_is_neither_changed_nor_measured_as_such() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3)).train()
+    data = {"calibration": [(torch.randn(40, 6), torch.randn(40, 3))], "loss_fn": nn.functional.mse_loss}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, second = (quantize(model, 4, policy="mixed", **data) for _ in range(2))
+    assert model.training and all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(first.state_dict()[name], value) for name, value in second.state_dict().items())
+
+
+def test_a_report_of_another_model_and_budgets_that_are_no_numbers_are_refused() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(16, 6)
+    settings = {"metric": "top1", "loss_fn": nn.functional.cross_entropy, "bits": (4,)}
+    increases, group_of = reported_increases(sensitivity(model, [(x, torch.arange(16) % 4)], **settings))
+    with pytest.raises(ConfigError, match="another model"):
+        mixed_plan(nn.Linear(3, 2), increases, 10**5, group_of=group_of)
+    data = {"calibration": [(x, model(x).detach())], "loss_fn": nn.functional.mse_loss}
+    for budget in (float("nan"), "x"):
+        with pytest.raises(ConfigError, match="number of bits"):
+            quantize(model, 4, policy="mixed", budget_bits=budget, **data)
+        with pytest.raises(ConfigError, match="number of bits"):
+            allocate_bits({"a": {4: 0.0}}, {"a": 3}, budget)

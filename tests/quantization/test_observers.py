@@ -6,7 +6,8 @@ import torch
 
 from madzoo.errors import ConfigError, DataError
 from madzoo.quantization.grid import Grid, round_to_grid
-from madzoo.quantization.observers import OBSERVERS, find_scale
+from madzoo.quantization.observers import OBSERVERS, find_scale, first_scale
+from madzoo.quantization.packed_state import pack_state, unpack_state
 from madzoo.quantization.quantized import quantize_tensor
 
 GRIDS = [
@@ -51,7 +52,7 @@ def test_the_search_finds_the_best_of_its_candidates() -> None:
 
 def test_the_best_scale_of_one_bit_is_the_mean_size() -> None:
     w = torch.tensor([[1.0, -2.0, 6.0], [0.0, 0.0, 0.0]])
-    assert find_scale(w, Grid(bits=1), observer="mse")[0].tolist() == [[3.0], [1.0]]
+    assert find_scale(w, Grid(bits=1), observer="mse")[0].tolist() == [[3.0], [torch.finfo(torch.float32).tiny]]
 
 
 def test_the_percentile_is_numpys() -> None:
@@ -131,3 +132,39 @@ def test_a_range_that_overflows_is_refused() -> None:
 def test_an_unknown_observer_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="min_max"):
         find_scale(torch.ones(2), Grid(bits=4), observer="minmax")
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
+def test_a_row_of_zeros_stays_as_near_to_zero_as_one_bit_can_be(observer, dtype) -> None:
+    w = torch.tensor([[0.0, 0.0, 0.0], [2.0, -2.0, 2.0]], dtype=dtype)
+    rounded = quantize_tensor(w, Grid(bits=1), observer=observer)
+    assert torch.equal(rounded.dequantize()[1], w[1])
+    assert rounded.dequantize()[0].double().abs().max() < 1.2e-38
+    stored, manifest = pack_state({"w": rounded.dequantize()}, {"w": rounded}, method="rtn", bits=1)
+    assert torch.equal(unpack_state(stored, manifest)["w"], rounded.dequantize())
+
+
+def test_percentiles_are_those_of_torch_and_have_no_largest_row() -> None:
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        w = torch.randn(3, 4099, dtype=dtype)
+        found = find_scale(w, Grid(bits=4), observer="percentile")[0] * 7
+        assert torch.equal(found, w.abs().nanquantile(0.999, dim=1, keepdim=True) / 7 * 7)
+    short = find_scale(w[:, :10], Grid(bits=4, group_size=4), observer="percentile")[0]  # last groups are filled up
+    exact = w[:, :10].abs()
+    ends = [exact[row, at : at + 4].quantile(0.999) / 7 for row in range(3) for at in (0, 4, 8)]
+    assert torch.allclose(short[:, 0], torch.stack(ends), rtol=1e-12)
+    many = torch.ones(1, 2**24 + 8)
+    assert find_scale(many, Grid(bits=4), observer="percentile")[0].item() == pytest.approx(1 / 7)
+
+
+def test_training_starts_at_a_scale_that_rows_of_zeros_can_grow_in() -> None:
+    w = torch.tensor([[0.3, -0.6], [0.0, 0.0], [0.9, 0.0], [1.2, 0.0]])
+    assert first_scale(w, Grid(bits=3))[0][:, 0].tolist() == pytest.approx([0.2, 0.3, 0.3, 0.4])
+    assert first_scale(torch.zeros(2, 4), Grid(bits=3))[0][:, 0].tolist() == pytest.approx([1 / 6, 1 / 6])
+    scale, zero = first_scale(torch.zeros(1, 4), Grid(bits=2, symmetric=False))
+    assert zero is not None and (scale.item(), zero.item()) == (0.25, 1.0)
+    assert first_scale(torch.zeros(1, 4), Grid(bits=3, kind="power_of_two"))[0].item() == 0.5
+    full, settings = torch.randn(3, 5), {"grid": Grid(bits=4), "observer": "mse"}
+    assert torch.equal(first_scale(full, **settings)[0], find_scale(full, **settings)[0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from madzoo.errors import ConfigError
+from madzoo.quantization.grid import Grid
 from madzoo.quantization.oscillation import CodeTrace, OscillationRecord
 
 # Rows are steps, columns weights: flips each step; climbs; flips once, rests between; moves once; rests.
@@ -50,11 +51,11 @@ def test_a_rest_does_not_hide_a_change_of_direction_and_jumps_count_once() -> No
 
 
 def test_what_settles_and_where() -> None:
-    marks, codes = traced(0.5).settled(above=0.2)
+    marks, codes = traced(0.5).settled(0.2, Grid(bits=3))
     assert marks.tolist() == [True, False, True, False, False]
     # Averages: 0: 0 -> .5 -> .25 -> .625 -> .3125; 2: .5, .75, .375, .1875.
     assert codes.dtype == torch.int16 and codes[0].item() == 0 and codes[2].item() == 0
-    assert not traced(0.5).settled(above=0.875)[0].any()  # above, not at
+    assert not traced(0.5).settled(0.875, Grid(bits=3))[0].any()  # above, not at
 
 
 def test_the_record_weighs_every_element_alike() -> None:
@@ -79,3 +80,22 @@ def test_refusals() -> None:
     for bad in ({**good, "more": 1}, {key: value for key, value in good.items() if key != "steps"}):
         with pytest.raises(ConfigError, match="no record"):
             OscillationRecord.from_dict(bad)
+
+
+@pytest.mark.parametrize(
+    ("grid", "codes", "settled"),
+    [
+        (Grid(bits=1), [1, -1, 1, -1], 1),  # the mean is 0.04, no level
+        (Grid(bits=1), [-1, 1, -1, 1, -1], -1),
+        (Grid(bits=1, symmetric=False), [0, 1, 0, 1, 0], 0),
+        (Grid(bits=3, kind="power_of_two"), [2, 3, 2, 3, 2, 3, 2], 2),
+        (Grid(bits=3, kind="power_of_two"), [1, 0, 1, 0, 1], 1),
+        (Grid(bits=2, kind="ternary"), [-1, 1, -1, 1], 0),
+    ],
+)
+def test_what_settles_is_a_level_of_the_grid(grid, codes, settled) -> None:
+    trace = CodeTrace(torch.tensor(codes[:1], dtype=torch.int16), momentum=0.2)
+    for code in codes[1:]:
+        trace.update(torch.tensor([code], dtype=torch.int16))
+    marks, found = trace.settled(0.1, grid)
+    assert bool(marks) and found.item() == settled and found.dtype == torch.int16

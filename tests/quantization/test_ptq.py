@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from madzoo.errors import ConfigError, DataError
-from madzoo.quantization import post_training, quantize
+from madzoo.quantization import post_training, prepare_qat, quantize
 from madzoo.quantization.calibration import calibrate_on
 from madzoo.quantization.grid import Grid
 from madzoo.quantization.plan import make_plan, uniform_plan
@@ -141,3 +141,71 @@ def test_a_step_has_to_help_both_halves() -> None:
     assert [tuple(losses) for losses in found] == [(2.0, 0.0, 4.0), (1.25, 0.25, 2.25), (10.0, 16.0, 4.0)]
     assert not found[1].below(found[0])  # the mean falls, but for the odd samples alone
     assert found[1].below(found[2])
+
+
+class Named(nn.Module):
+    """Gives a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.layer(x)}
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "rtn"])
+def test_an_output_that_cannot_be_divided_is_refused(policy: str) -> None:
+    pair = torch.randn(8, 6), torch.randn(8, 3)
+    data = {"calibration": [pair], "loss_fn": lambda out, y: (out["logits"] - y).mean()}
+    with pytest.raises(ConfigError, match="one tensor"):
+        quantize(Named(), 4, policy=policy, **data)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_inference_mode_and_modules_without_parameters(policy: str) -> None:
+    model = network()
+    data = samples(model)
+    with torch.inference_mode():
+        inner = {**data, "calibration": [(x + 0, y + 0) for x, y in data["calibration"]]}
+        found = quantize(model, 4, policy=policy, **inner)
+    expected = quantize(model, 4, policy=policy, **data)
+    assert all(torch.equal(p, q) for p, q in zip(found.parameters(), expected.parameters(), strict=True))
+    found(data["calibration"][0][0]).sum().backward()  # its parameters are ordinary ones
+    x = torch.randn(8, 3)
+    still = {"calibration": [(x, x)], "loss_fn": nn.functional.mse_loss}
+    assert isinstance(quantize(nn.Identity(), 4, policy=policy, **still), nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("batches", "loss_fn", "error"),
+    [
+        ([torch.zeros(4, 6)], nn.functional.mse_loss, DataError),
+        (torch.zeros(4, 6), nn.functional.mse_loss, DataError),
+        ([(torch.zeros(4, 6), {"y": 1})], nn.functional.mse_loss, DataError),
+        ([(torch.zeros(4, 6), torch.tensor(1.0))], nn.functional.mse_loss, DataError),
+        ([(torch.zeros(4, 6), torch.zeros(4, 3))], "mse", ConfigError),
+    ],
+)
+def test_calibration_that_is_none_is_refused(batches: Any, loss_fn: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        quantize(network(), 4, policy="bias_corrected", calibration=batches, loss_fn=loss_fn)
+
+
+@pytest.mark.parametrize("plan", [{"0.weight": 4}, ["0.weight"], {"steps": Grid(bits=4)}, {"9.weight": Grid(bits=4)}])
+def test_a_plan_that_does_not_fit_is_refused(plan: Any) -> None:
+    model = network()
+    model.register_parameter("steps", nn.Parameter(torch.arange(6).reshape(2, 3), requires_grad=False))
+    for attempt in (post_training, prepare_qat):
+        with pytest.raises(ConfigError):
+            attempt(model, plan)
+    assert model.get_parameter("steps").tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@pytest.mark.parametrize("word", [None, 3, ["rtn"], "nope"])
+def test_words_that_are_none_are_refused(word: Any) -> None:
+    model = network()
+    with pytest.raises(ConfigError, match="no policy"):
+        quantize(model, 4, policy=word)
+    with pytest.raises(ConfigError, match="no observer"):
+        post_training(model, make_plan(model, 4), observer=word)

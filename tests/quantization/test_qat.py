@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import madzoo
-from madzoo.errors import CheckpointError, ConfigError
-from madzoo.quantization.fake_quant import attach, quantizers
+from madzoo.errors import CheckpointError, ConfigError, DataError
+from madzoo.quantization.fake_quant import attach, quantizers, restore
 from madzoo.quantization.grid import Grid, to_codes
 from madzoo.quantization.plan import uniform_plan
 from madzoo.quantization.qat import QatRecord, prepare_qat
@@ -216,3 +216,71 @@ def test_refusals() -> None:
     with pytest.raises(ConfigError, match="finished"):
         qat.finish()
     attach(model, plan)  # and a finished model can be prepared anew
+
+
+def small(**options):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    return model, prepare_qat(model, uniform_plan(model, 3), **options)
+
+
+@pytest.mark.parametrize("part", ["original", "0.log_growth"])
+def test_a_diverged_training_is_no_model(part) -> None:
+    model, qat = small()
+    good = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.get_parameter(f"parametrizations.weight.{part}").view(-1)[0] = math.nan
+    with pytest.raises(DataError, match=r"not finite[^$]*weight"):
+        qat.finish()
+    assert sorted(qat.finish(good)) == ["bias", "weight"]  # it was left as it was
+    assert model.weight.isfinite().all()
+
+
+def test_what_is_finished_or_taken_off_is_not_trained_on() -> None:
+    model, qat = small(estimator="prox_quant", total_steps=4)
+    qat.finish()
+    with torch.no_grad():
+        model.weight.add_(0.01)
+    kept = model.weight.detach().clone()
+    with pytest.raises(ConfigError, match="is finished"):
+        qat.on_step(4, 0.0)
+    assert torch.equal(model.weight, kept)
+    model, qat = small()
+    restore(model)
+    for attempt in (qat.finish, lambda: qat.on_step(1, 0.0)):
+        with pytest.raises(ConfigError, match="were taken off"):
+            attempt()
+    prepare_qat(model, uniform_plan(model, 3))  # others' quantizers are not its own
+    with pytest.raises(ConfigError, match="were taken off"):
+        qat.finish()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"freeze_above": -1}, {"freeze_above": math.nan}, {"freeze_above": "x"}, {"track_every": 2.5},
+        {"track_every": True}, {"momentum": "x"}, {"estimator": None}, {"estimator": 3}, {"observer": None},
+        {"estimator": "prox_quant", "total_steps": 2.5}, {"estimator": "prox_quant", "total_steps": "x"},
+        {"estimator": "prox_quant", "total_steps": 5, "prox_strength": "x"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ill_valued_settings_are_refused_before_anything_is_put_on(options) -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(ConfigError):
+        prepare_qat(model, uniform_plan(model, 3), **options)
+    assert not quantizers(model)
+
+
+def test_one_bit_freezes_on_a_level() -> None:
+    model = nn.Linear(4, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    qat = prepare_qat(model, {"weight": Grid(bits=1)}, estimator="ste", freeze_above=0.5, momentum=0.2)
+    for step in range(1, 12):
+        with torch.no_grad():
+            model.parametrizations.weight.original[0, 0].mul_(-1)
+        qat.on_step(step, 0.0)
+    assert qat.record().frozen_fraction == 0.25
+    codes = qat.finish()["weight"].codes
+    assert codes.abs().eq(1).all() and torch.equal(model.weight, codes.float())

@@ -191,3 +191,23 @@ def test_refusals() -> None:
     with pytest.raises(DataError):
         logit = Metric(name="logit", higher_is_better=True, score=lambda y, _: y[:, 0])
         sensitivity(model, [(torch.full((2, 6), math.nan), torch.zeros(2))], metric=logit)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_fn": None}, {"curvature_samples": 0}, {"probes": 0}, {"chunk_size": 0}, {"chunk_size": 2.5},
+        {"bits": ()}, {"bits": (4.0, 9)}, {"groups": {"a": ("linear", ("nope",))}}, {"metric": ["top1"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_measure_or_predict_nothing_are_refused(options) -> None:
+    model, batches = toy()
+    given = {"metric": "top1", "bits": (4,), "loss_fn": cross_entropy, "prediction_batch": batches[0], **options}
+    with pytest.raises(ConfigError):
+        sensitivity(model, batches, **given)
+
+
+def test_a_model_without_parameters_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no parameter"):
+        sensitivity(nn.Identity(), toy()[1], metric="top1")

@@ -172,3 +172,11 @@ def test_what_is_refused() -> None:
     for asked in ({"share": "row"}, {"bits": 1}, {"share": "state"}):
         with pytest.raises(ConfigError), round_states(model, **{"bits": 4, **asked}):
             model(batches[0][0])
+
+
+def test_a_model_without_scans_has_no_state_to_round() -> None:
+    model, x = nn.Linear(4, 3), torch.randn(6, 4)
+    with pytest.raises(DataError, match="no scan ran"), round_states(model, 4):
+        model(x)
+    with pytest.raises(DataError, match="no scan ran"):
+        state_sensitivity(model, [(x, torch.arange(6) % 3)], metric="top1", parts=("state",), bits=(4,))
