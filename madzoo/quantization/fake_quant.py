@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from madzoo.errors import ConfigError, DataError
-from madzoo.quantization.level_view import SCALE_RULES, FakeQuantize
+from madzoo.quantization.level_view import FakeQuantize
 from madzoo.quantization.quantized import Plan, QuantizedTensor, planned_parameters
 
-__all__ = ["SCALE_RULES", "FakeQuantize", "Quantizer", "attach", "detach", "quantizers", "restore"]
+__all__ = ["Quantizer", "attach", "detach", "quantizers", "restore"]
 
 
 class Quantizer(NamedTuple):

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from madzoo.quantization.plan import kind_of, quantized_parameters
+from madzoo.quantization.plan import quantized_parameters
+from madzoo.quantization.tensor_kinds import kind_of
 
 __all__ = ["FEWEST_GROUPS", "Groups", "TensorGroup", "tensor_groups"]
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError
 from madzoo.quantization.calibration import Calibration
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.plan import kind_of, quantized_parameters, weight_grid
+from madzoo.quantization.plan import quantized_parameters, weight_grid
 from madzoo.quantization.quantized import quantize_tensor
 from madzoo.quantization.replaced import replaced
 from madzoo.quantization.sensitivity_record import SensitivityReport
+from madzoo.quantization.tensor_kinds import kind_of
 
 __all__ = ["Increases", "measured_increases", "reported_increases", "row_grid"]
 

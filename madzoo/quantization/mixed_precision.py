@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from madzoo.errors import ConfigError
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.increases import Increases, measured_increases, reported_increases, row_grid
-from madzoo.quantization.plan import kind_of, quantized_parameters, stored_bits
+from madzoo.quantization.increases import Increases, row_grid
+from madzoo.quantization.plan import quantized_parameters, stored_bits
+from madzoo.quantization.tensor_kinds import kind_of
 
-__all__ = ["allocate_bits", "check_budget", "measured_increases", "mixed_plan", "reported_increases"]
+__all__ = ["allocate_bits", "check_budget", "mixed_plan"]
 
 MOST_STATES = 100_000
 

@@ -9,12 +9,9 @@ from madzoo.errors import ConfigError
 from madzoo.quantization.fake_quant import quantizers
 from madzoo.quantization.grid import Grid, to_rows
 from madzoo.quantization.quantized import Plan
-from madzoo.quantization.tensor_kinds import KINDS_OF_TENSORS, is_delicate, kind_of
+from madzoo.quantization.tensor_kinds import is_delicate
 
 __all__ = [
-    "KINDS_OF_TENSORS",
-    "is_delicate",
-    "kind_of",
     "make_plan",
     "quantized_parameters",
     "stored_bits",

@@ -11,12 +11,11 @@ from madzoo.errors import ConfigError
 from madzoo.quantization.fake_quant import attach, quantizers
 from madzoo.quantization.oscillation import MOMENTUM
 from madzoo.quantization.prox import ProxSchedule
-from madzoo.quantization.qat_record import QatRecord
 from madzoo.quantization.qat_run import Qat
 from madzoo.quantization.quantized import Plan
 from madzoo.quantization.straight_through import find_estimator
 
-__all__ = ["Qat", "QatRecord", "prepare_qat"]
+__all__ = ["prepare_qat"]
 
 
 def prepare_qat(
@@ -44,7 +43,7 @@ def prepare_qat(
         plan: the grids, by parameter name.
         estimator: one of :data:`madzoo.quantization.straight_through.ESTIMATORS`.
         observer: of the scales, at the start.
-        scale_rule: see :class:`madzoo.quantization.fake_quant.FakeQuantize`.
+        scale_rule: see :class:`madzoo.quantization.level_view.FakeQuantize`.
         freeze_above: weights whose codes oscillate more often than this, 0 to 1, are fixed at the code nearest their
             mean; None: never. A single oscillation adds ``momentum`` to the frequency, which then fades.
         track_every: steps between two looks at the codes; frequencies count looks.

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from madzoo.errors import ConfigError, DataError
-from madzoo.quantization.plan import kind_of, quantized_parameters, weight_grid
+from madzoo.quantization.plan import quantized_parameters, weight_grid
 from madzoo.quantization.quantized import load_quantized, quantize_weights
 from madzoo.quantization.scores import Batch, Metric, find_metric, mean_or_none, score, standard_error
 from madzoo.quantization.state_rounding import calibrate_states, round_states
+from madzoo.quantization.tensor_kinds import kind_of
 
 __all__ = ["STATE_PARTS", "StateEntry", "StateSensitivity", "first_steps", "state_sensitivity"]
 
@@ -93,7 +94,8 @@ def state_sensitivity(
 ) -> StateSensitivity:
     """Measures a metric with the state alone, A alone and dt alone rounded, on shorter and longer sequences.
 
-    A and dt are the parameters of these kinds (:func:`madzoo.quantization.plan.kind_of`), one symmetric scale per row.
+    A and dt are the parameters of these kinds (:func:`madzoo.quantization.tensor_kinds.kind_of`), one symmetric scale
+    per row.
     A model that never saw short sequences is bad on them also unrounded: each drop is against the unrounded model on
     the same sequences, and the references say how good that is.
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError, check_choice
 from madzoo.quantization.calibration import Calibration, calibrate_on
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import check_budget, measured_increases, mixed_plan
+from madzoo.quantization.increases import measured_increases
+from madzoo.quantization.mixed_precision import check_budget, mixed_plan
 from madzoo.quantization.plan import make_plan, quantized_parameters, stored_bits, uniform_plan
 from madzoo.quantization.ptq import POLICIES, Batches, post_training
 from madzoo.quantization.quantized import Plan

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from madzoo.errors import ConfigError
 from madzoo.quantization.calibration import calibrate_on
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.mixed_precision import measured_increases, mixed_plan
+from madzoo.quantization.increases import measured_increases
+from madzoo.quantization.mixed_precision import mixed_plan
 from madzoo.quantization.plan import make_plan, quantized_parameters, stored_bits
 from madzoo.workflows.quantize_task import OBSERVER, samples
 from madzoo.workflows.training_task import TrainingTask

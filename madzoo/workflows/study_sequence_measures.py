@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from madzoo.ops.scan_taps import tap_scans
 from madzoo.quantization.activations import ActivationRounding
 from madzoo.quantization.grid import Grid
-from madzoo.quantization.plan import kind_of, quantized_parameters
+from madzoo.quantization.plan import quantized_parameters
 from madzoo.quantization.quantized import load_quantized, quantize_weights
 from madzoo.quantization.state_rounding import round_states, round_symmetric
+from madzoo.quantization.tensor_kinds import kind_of
 
 __all__ = [
     "AtLengths",

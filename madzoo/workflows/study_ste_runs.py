@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from madzoo.quantization.plan import is_delicate, make_plan
-from madzoo.quantization.qat import Qat, prepare_qat
+from madzoo.quantization.plan import make_plan
+from madzoo.quantization.qat import prepare_qat
+from madzoo.quantization.qat_run import Qat
 from madzoo.quantization.quantized import load_quantized, quantize_weights
 from madzoo.quantization.straight_through import find_estimator
+from madzoo.quantization.tensor_kinds import is_delicate
 from madzoo.workflows.study_ste_mismatch import gradient_mismatch
 from madzoo.workflows.study_ste_networks import NETWORKS, evaluate_rows, train_rows
 from madzoo.workflows.study_ste_protocol import Protocol

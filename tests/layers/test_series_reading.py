@@ -103,7 +103,7 @@ def test_what_is_no_array_of_numbers(given, match):
         read_array(given)
 
 
-@pytest.mark.parametrize("given", [None, 5, 2.5, object()], ids=str)
+@pytest.mark.parametrize("given", [None, 5, 2.5, object()], ids=["none", "whole", "number", "object"])
 def test_what_holds_no_series(given):
     with pytest.raises(DataError, match=r"past_values holds nothing for each series(.|\n)*\[B, L, C\]"):
         read_past(given, num_channels=None, context_length=3)

@@ -9,8 +9,9 @@ from torch import nn
 import madzoo
 from madzoo import layers
 from madzoo.errors import ConfigError, DataError
-from madzoo.quantization.fake_quant import FakeQuantize, attach, detach, quantizers, restore
+from madzoo.quantization.fake_quant import attach, detach, quantizers, restore
 from madzoo.quantization.grid import Grid, round_to_grid, to_codes
+from madzoo.quantization.level_view import FakeQuantize
 from madzoo.quantization.observers import find_scale
 from madzoo.quantization.plan import uniform_plan
 from madzoo.quantization.quantized import load_quantized, quantize_weights

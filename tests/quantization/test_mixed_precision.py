@@ -10,7 +10,7 @@ from torch import nn
 from madzoo.errors import ConfigError
 from madzoo.quantization import allocate_bits, mixed_plan, quantize, sensitivity
 from madzoo.quantization.calibration import Calibration
-from madzoo.quantization.mixed_precision import measured_increases, reported_increases
+from madzoo.quantization.increases import measured_increases, reported_increases
 from madzoo.quantization.plan import quantized_parameters, stored_bits
 from madzoo.quantization.quantized import quantize_weights
 

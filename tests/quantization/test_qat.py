@@ -14,7 +14,8 @@ from madzoo.errors import CheckpointError, ConfigError, DataError
 from madzoo.quantization.fake_quant import attach, quantizers, restore
 from madzoo.quantization.grid import Grid, to_codes
 from madzoo.quantization.plan import uniform_plan
-from madzoo.quantization.qat import QatRecord, prepare_qat
+from madzoo.quantization.qat import prepare_qat
+from madzoo.quantization.qat_record import QatRecord
 from madzoo.quantization.quantized import load_quantized, quantize_weights
 from madzoo.quantization.straight_through import ESTIMATORS
 from madzoo.training.loop import train
