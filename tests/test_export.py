@@ -65,7 +65,9 @@ def test_torch_export_equals_eager(name, changes, shape):
 
 
 @EXPORTER_WARNINGS
-@pytest.mark.parametrize(("name", "channels"), [("vim_micro_patch4_32", 3), ("weft_micro_patch4_28", 1)])
+@pytest.mark.parametrize(
+    ("name", "channels"), [pytest.param("vim_micro_patch4_32", 3, marks=pytest.mark.slow), ("weft_micro_patch4_28", 1)]
+)
 def test_onnx_of_an_image_model(name, channels, tmp_path):
     torch.manual_seed(0)
     changes = SMALL_VIM if name.startswith("vim") else {"depth": 1}

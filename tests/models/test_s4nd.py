@@ -210,6 +210,7 @@ def test_one_channel_gets_systems_of_its_own():
     assert adapted(images(16, channels=1)).isfinite().all()
 
 
+@pytest.mark.slow
 @EVERY_FORM
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_an_exported_program_answers_as_the_model(form):

@@ -137,6 +137,7 @@ def test_a_run_repeats() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = {"train": pictures(20), "validation": pictures(10, 1), "test": pictures(10, 2)}
     monkeypatch.setattr(study_local_dimension, "load_pictures", lambda protocol, *, folder: parts)

@@ -119,6 +119,7 @@ def test_the_store_keeps_and_refuses(tmp_path: Path) -> None:
         store.once("b", lambda: float("nan"))
 
 
+@pytest.mark.slow
 def test_the_whole_study_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_flat_valleys, "load_pictures", lambda protocol, *, folder: pictures())
     page = tmp_path / "flat_valleys.md"

@@ -16,6 +16,7 @@ from madzoo.factory import create_model
 from madzoo.training.recipe import Recipe
 from madzoo.workflows.train import train
 from madzoo.workflows.training_task import training_task
+from tests.workflows.tiny_data import few_samples
 
 SERIES = {
     "name": "patch_s4d_nano_336_96.tiny", "dataset": "etth1", "epochs": 1, "batch_size": 2048, "lr": 1e-3,
@@ -52,7 +53,8 @@ def _png(index):
 
 
 @pytest.mark.parametrize("values", [SERIES, IMAGES], ids=["series", "images"])
-def test_recipe_to_loadable_folder(tmp_path, data, values):
+def test_recipe_to_loadable_folder(tmp_path, data, values, monkeypatch):
+    few_samples(monkeypatch, 100)
     result = train(Recipe.from_dict(values), out=tmp_path / "out", run_dir=tmp_path / "run", data_dir=data)
     check_card(tmp_path / "out")
     assert {"geometry.json", "quantization.json", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}

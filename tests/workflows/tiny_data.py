@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from PIL import Image
 
 from madzoo.checkpoint.folder import write_folder
 from madzoo.factory import create_model
 
-__all__ = ["make_classifier", "make_data", "make_forecaster"]
+__all__ = ["few_samples", "make_classifier", "make_data", "make_forecaster"]
 
 WEFT = {"patch_size": 8, "embed_dim": 8, "depth": 1, "d_state": 2, "dt_rank": 1}
 SERIES = {"context_length": 96, "prediction_length": 96, "patch_size": 24, "patch_stride": 24, "d_model": 4, "depth": 1}
@@ -40,6 +41,13 @@ def make_data(folder: Path) -> Path:
     (folder / "ett").mkdir()
     pd.DataFrame(table).to_parquet(folder / "ett" / "ETTh1.parquet")
     return folder
+
+
+def few_samples(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Lets reports be measured on so few samples that a test can wait for them."""
+    numbers = {"GEOMETRY_SAMPLES": 2, "METRIC_SAMPLES": count, "GROUP_SAMPLES": 32, "PREDICTION_SAMPLES": 40}
+    for name, number in numbers.items():
+        monkeypatch.setattr(f"madzoo.workflows.report_data.{name}", number)
 
 
 def make_classifier(path: Path, *, seed: int = 0) -> Path:
