@@ -32,7 +32,7 @@ class Rounded(Record):
 
 
 class RoundedGroup(Record):
-    """What rounding one group alone does at one bit width; see :class:`madzoo.quantization.GroupEntry`."""
+    """What rounding one group alone does at one width: :class:`madzoo.quantization.sensitivity_record.GroupEntry`."""
 
     bits: int
     delta_loss: float | None
