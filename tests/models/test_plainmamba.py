@@ -163,7 +163,7 @@ def test_an_image_that_does_not_fit_is_refused():
             small()(wrong)
 
 
-@EVERY_FORM
+@pytest.mark.parametrize("form", ["l1", pytest.param("l2", marks=pytest.mark.slow), "other"])
 def test_symmetries(form):
     model = small(form, embed_dim=4, d_state=2, depth=2, num_classes=2, in_chans=1, patch_size=4).double()
     assert_symmetries_hold(model, images(32, channels=1, dtype=torch.float64))
